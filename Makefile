@@ -1,0 +1,29 @@
+# Everything a person or a machine needs to do here. `make help` lists it.
+
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X github.com/waggle-im/waggle/internal/version.commit=$(VERSION)
+
+.PHONY: help run test build lint proto fuzz torture bench web
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: build ## build and start the embedded cluster
+	@exec bin/waggle dev
+
+build: ## bin/waggle
+	@mkdir -p bin
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+
+test: ## everything that decides whether a change is good
+	@deploy/dev/test.sh
+
+lint: ## formatting, vet, staticcheck, generated code
+	@deploy/dev/lint.sh
+
+proto: ## generate the Go code of the .proto files
+	cd tools && $(GO) run ./protogen -root ..
+
+fuzz: ## five minutes for each fuzz target
+	@deploy/dev/fuzz.sh 5m

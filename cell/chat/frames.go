@@ -1,0 +1,53 @@
+package chat
+
+import (
+	pb "google.golang.org/protobuf/proto"
+
+	"github.com/waggle-im/waggle/proto"
+	cellpb "github.com/waggle-im/waggle/proto/cell"
+	clientpb "github.com/waggle-im/waggle/proto/client"
+)
+
+// encode marshals a frame we have built ourselves.
+func encode(f *clientpb.ServerFrame) []byte {
+	raw, err := pb.Marshal(f)
+	if err != nil {
+		panic("chat: a frame of ours cannot be encoded: " + err.Error())
+	}
+	return raw
+}
+
+func errorFrame(id uint64, err *proto.Error) []byte {
+	return encode(&clientpb.ServerFrame{Id: id, Body: &clientpb.ServerFrame_Error{Error: &clientpb.Error{
+		Code: uint32(err.Code), Message: err.Message, RetryMs: err.RetryMillis(),
+	}}})
+}
+
+func wireUpdate(up *cellpb.LoggedUpdate) *clientpb.Update {
+	return &clientpb.Update{Pts: up.Pts, Body: &clientpb.Update_Event{
+		Event: wireEvent(up.Update.Thread, up.Update.Seq, up.Event),
+	}}
+}
+
+// wireEvent is an event as clients see it; one without body if e is nil.
+func wireEvent(thread string, seq uint64, e *cellpb.StoredEvent) *clientpb.Event {
+	if e == nil {
+		return &clientpb.Event{Thread: thread, Seq: seq, BodyMissing: true}
+	}
+	out := &clientpb.Event{
+		Thread: thread, Seq: seq, From: e.From, TimeMs: e.TimeMs, ClientMsgId: e.ClientMsgId,
+		Messages: e.Messages, FromName: e.FromName,
+	}
+	if text := e.GetText(); text != nil {
+		out.Body = &clientpb.Event_Text{Text: &clientpb.TextMessage{Text: text.Text}}
+	}
+	return out
+}
+
+func wireEvents(events *cellpb.Events) []*clientpb.Event {
+	out := make([]*clientpb.Event, len(events.GetEvents()))
+	for i, e := range events.GetEvents() {
+		out[i] = wireEvent(events.Refs[i].Thread, events.Refs[i].Seq, e)
+	}
+	return out
+}

@@ -1,0 +1,361 @@
+package chat
+
+import (
+	"context"
+	"time"
+	"unicode/utf8"
+
+	"github.com/waggle-im/waggle/proto"
+	cellpb "github.com/waggle-im/waggle/proto/cell"
+	clientpb "github.com/waggle-im/waggle/proto/client"
+)
+
+// relayTimeout is how long a request that crosses ranges may take before the
+// client is told to try again later.
+const relayTimeout = 4 * time.Second
+
+// request serves one frame of a client.
+func (ses *session) request(f *clientpb.ClientFrame) {
+	switch body := f.Body.(type) {
+	case *clientpb.ClientFrame_SendMessage:
+		ses.host.s.metrics.sends.Inc()
+		ses.send(f.Id, body.SendMessage)
+	case *clientpb.ClientFrame_ReadHistory:
+		ses.history(f.Id, body.ReadHistory)
+	case *clientpb.ClientFrame_ListThreads:
+		ses.threads(f.Id, body.ListThreads)
+	case *clientpb.ClientFrame_MarkRead:
+		ses.markRead(f.Id, body.MarkRead)
+	case *clientpb.ClientFrame_FindUser:
+		ses.findUser(f.Id, body.FindUser)
+	default:
+		ses.fail(f.Id, proto.Errorf(proto.CodeBadFrame, "a frame this server does not know"))
+	}
+}
+
+func (ses *session) fail(id uint64, err *proto.Error) { ses.answer(errorFrame(id, err)) }
+
+// memberThread parses a thread's name and checks that the caller is in it.
+func (ses *session) memberThread(name string) (proto.ThreadID, *proto.Error) {
+	thread, err := proto.ParseThreadID(name)
+	if err != nil {
+		return thread, proto.Errorf(proto.CodeBadRequest, "%v", err)
+	}
+	if !thread.Has(ses.user.id) {
+		return thread, proto.Errorf(proto.CodeNotMember, "you are not a member of thread %s", thread)
+	}
+	return thread, nil
+}
+
+// send checks a message and hands it to the range that orders its thread.
+func (ses *session) send(id uint64, m *clientpb.SendMessage) {
+	thread, err := ses.memberThread(m.Thread)
+	if err == nil {
+		err = checkMessage(m)
+	}
+	if err == nil {
+		err = ses.takeToken()
+	}
+	if err != nil {
+		ses.fail(id, err)
+		return
+	}
+	h := ses.host
+	h.resolvePeer(ses.user.id, thread, func(peer peerFound) {
+		if peer.err != nil {
+			ses.fail(id, peer.err)
+			return
+		}
+		c := &cellpb.AppendMessage{
+			Thread: m.Thread, From: uint64(ses.user.id), ClientMsgId: m.ClientMsgId, After: m.After,
+			Text: &cellpb.TextBody{Text: m.Text.Text}, FromName: ses.user.name, ToName: peer.name, Device: ses.device,
+		}
+		done := func(r *cellpb.Result, err *proto.Error) {
+			if err == nil && r.Code != 0 {
+				err = proto.AsError(proto.FromWire(r.Code, r.Message, r.RetryMs))
+			}
+			if err != nil {
+				ses.fail(id, err)
+				return
+			}
+			ses.answer(encode(&clientpb.ServerFrame{Id: id, Body: &clientpb.ServerFrame_MessageSent{MessageSent: &clientpb.MessageSent{
+				Thread: m.Thread, Seq: r.Seq, TimeMs: r.TimeMs, ClientMsgId: m.ClientMsgId,
+			}}}))
+		}
+		if owner := thread.OwnerRange(); owner != h.rng {
+			h.relay(owner, &cellpb.RelayRequest{Body: &cellpb.RelayRequest_Append{Append: c}}, func(reply *cellpb.RelayReply, err *proto.Error) {
+				done(reply.GetResult(), err)
+			})
+			return
+		}
+		h.propose(&cellpb.Command{Body: &cellpb.Command_AppendMessage{AppendMessage: c}}, 100+len(c.Text.Text), done)
+	})
+}
+
+func checkMessage(m *clientpb.SendMessage) *proto.Error {
+	if _, err := proto.ClientMsgIDFromBytes(m.ClientMsgId); err != nil {
+		return proto.Errorf(proto.CodeBadRequest, "%v", err)
+	}
+	switch text := m.GetText().GetText(); {
+	case text == "":
+		return proto.Errorf(proto.CodeBadRequest, "the message is empty")
+	case len(text) > proto.TextBytesMax:
+		return proto.Errorf(proto.CodeTooBig, "the text has %d bytes, the limit is %d: send it in parts", len(text), proto.TextBytesMax)
+	case !utf8.ValidString(text):
+		return proto.Errorf(proto.CodeBadRequest, "the text is not valid UTF-8")
+	}
+	return nil
+}
+
+// takeToken applies the limit on the user's sends.
+func (ses *session) takeToken() *proto.Error {
+	u := ses.user
+	if u.limiter == nil {
+		if u.limiter = ses.host.s.newLimiter(); u.limiter == nil {
+			return nil
+		}
+	}
+	r := u.limiter.Reserve()
+	wait := r.Delay()
+	if wait == 0 {
+		return nil
+	}
+	r.Cancel()
+	err := proto.Errorf(proto.CodeRateLimited, "too many messages: at most %d per second", ses.host.s.cfg.MessagesPerSecond)
+	err.Retry = wait
+	return err
+}
+
+// relay asks another range and answers on the shard.
+func (h *host) relay(r proto.RangeID, req *cellpb.RelayRequest, done func(*cellpb.RelayReply, *proto.Error)) {
+	h.s.relay.Go(r, req, relayTimeout, func(reply *cellpb.RelayReply, err error) {
+		h.shard.post(func() {
+			if err != nil {
+				done(reply, proto.AsError(err))
+				return
+			}
+			done(reply, nil)
+		})
+	})
+}
+
+// peerFound is what became of looking a user up.
+type peerFound struct {
+	name string
+	err  *proto.Error
+}
+
+// resolvePeer makes sure that the other side of a direct thread exists. Sends
+// that wait for the same peer go on in the order they came.
+func (h *host) resolvePeer(user proto.EntityID, thread proto.ThreadID, done func(peerFound)) {
+	peer := thread.Peer(user)
+	if waiting, ok := h.lookups[peer]; ok {
+		h.lookups[peer] = append(waiting, done)
+		return
+	}
+	if name, ok := h.peers[peer]; ok {
+		done(peerFound{name: name})
+		return
+	}
+	h.lookups[peer] = []func(peerFound){done}
+	row := &cellpb.ReadThreadRow{User: uint64(user), Thread: thread.String()}
+	h.read(&cellpb.LeadRead{Body: &cellpb.LeadRead_ThreadRow{ThreadRow: row}}, func(r *cellpb.ReadResult, err *proto.Error) {
+		switch {
+		case err != nil:
+			h.peerResolved(peer, peerFound{err: err})
+		case len(r.Threads) == 1:
+			// They have written before: so the peer exists, even if its
+			// cell cannot be asked just now.
+			h.peerResolved(peer, peerFound{name: r.Threads[0].Row.PeerName})
+		default:
+			h.readUser(peer, func(info *cellpb.UserInfo, err *proto.Error) {
+				h.peerResolved(peer, peerFound{name: info.GetProfile().GetName(), err: err})
+			})
+		}
+	})
+}
+
+func (h *host) peerResolved(peer proto.EntityID, found peerFound) {
+	waiting := h.lookups[peer]
+	delete(h.lookups, peer)
+	if found.err == nil {
+		if len(h.peers) >= peersCached {
+			clear(h.peers)
+		}
+		h.peers[peer] = found.name
+	}
+	for _, done := range waiting {
+		done(found)
+	}
+}
+
+// readUser reads a user's record, in whatever range it is.
+func (h *host) readUser(user proto.EntityID, done func(*cellpb.UserInfo, *proto.Error)) {
+	q := &cellpb.ReadUser{User: uint64(user)}
+	if h.rng.Contains(user) {
+		h.read(&cellpb.LeadRead{Body: &cellpb.LeadRead_User{User: q}}, func(r *cellpb.ReadResult, err *proto.Error) {
+			done(r.GetUser(), err)
+		})
+		return
+	}
+	if _, ok := h.s.cfg.Locator.Route(user.Range()); !ok {
+		done(nil, proto.Errorf(proto.CodeUnknownUser, "there is no user %s", user))
+		return
+	}
+	h.relay(user.Range(), &cellpb.RelayRequest{Body: &cellpb.RelayRequest_ReadUser{ReadUser: q}}, func(reply *cellpb.RelayReply, err *proto.Error) {
+		done(reply.GetUser(), err)
+	})
+}
+
+// history pages through a thread.
+func (ses *session) history(id uint64, q *clientpb.ReadHistory) {
+	thread, err := ses.memberThread(q.Thread)
+	if err != nil {
+		ses.fail(id, err)
+		return
+	}
+	h := ses.host
+	read := &cellpb.ReadThread{Thread: q.Thread, User: uint64(ses.user.id), Before: q.Before, After: q.After, Limit: q.Limit}
+	done := func(events *cellpb.Events, err *proto.Error) {
+		if err != nil {
+			ses.fail(id, err)
+			return
+		}
+		ses.answer(encode(&clientpb.ServerFrame{Id: id, Body: &clientpb.ServerFrame_History{History: &clientpb.History{
+			Events: wireEvents(events), More: events.GetMore(),
+		}}}))
+	}
+	if owner := thread.OwnerRange(); owner != h.rng {
+		h.relay(owner, &cellpb.RelayRequest{Body: &cellpb.RelayRequest_ReadThread{ReadThread: read}}, func(reply *cellpb.RelayReply, err *proto.Error) {
+			done(reply.GetEvents(), err)
+		})
+		return
+	}
+	h.read(&cellpb.LeadRead{Body: &cellpb.LeadRead_Thread{Thread: read}}, func(r *cellpb.ReadResult, err *proto.Error) {
+		done(r.GetEvents(), err)
+	})
+}
+
+// threads pages through the user's threads; the last message of one that is
+// owned elsewhere is fetched there.
+func (ses *session) threads(id uint64, q *clientpb.ListThreads) {
+	h := ses.host
+	read := &cellpb.ReadThreads{User: uint64(ses.user.id), Limit: q.Limit, Cursor: q.Cursor}
+	h.read(&cellpb.LeadRead{Body: &cellpb.LeadRead_Threads{Threads: read}}, func(r *cellpb.ReadResult, err *proto.Error) {
+		if err != nil {
+			ses.fail(id, err)
+			return
+		}
+		missing := make([]*cellpb.LoggedUpdate, len(r.Threads))
+		for i, t := range r.Threads {
+			missing[i] = &cellpb.LoggedUpdate{Event: t.Last, Update: &cellpb.StoredUpdate{Thread: t.Thread, Seq: t.Row.LastSeq}}
+		}
+		h.fillBodies(missing, func() {
+			ses.answer(threadsFrame(id, r, missing))
+		})
+	})
+}
+
+// threadsFrame shortens last messages so that a page always fits a frame.
+func threadsFrame(id uint64, r *cellpb.ReadResult, last []*cellpb.LoggedUpdate) []byte {
+	const previewBytes = 200
+	out := &clientpb.Threads{Cursor: r.Cursor}
+	for i, t := range r.Threads {
+		one := &clientpb.Thread{
+			Thread: t.Thread, LastSeq: t.Row.LastSeq, LastTimeMs: t.Row.LastTimeMs, ReadSeq: t.Row.ReadSeq,
+			Messages: t.Row.Messages, Unread: t.Row.Messages - min(t.Row.Messages, t.Row.ReadMessages), PeerName: t.Row.PeerName,
+		}
+		if last[i].Event != nil {
+			one.Last = wireEvent(t.Thread, t.Row.LastSeq, last[i].Event)
+			if text := one.Last.GetText(); text != nil && len(text.Text) > previewBytes {
+				cut := previewBytes
+				for !utf8.RuneStart(text.Text[cut]) {
+					cut--
+				}
+				text.Text = text.Text[:cut] + "…"
+			}
+		}
+		out.Threads = append(out.Threads, one)
+	}
+	return encode(&clientpb.ServerFrame{Id: id, Body: &clientpb.ServerFrame_Threads{Threads: out}})
+}
+
+// markRead raises the caller's read mark. The count of messages at the mark
+// comes from the thread's owner, so that unread is a difference of counts.
+func (ses *session) markRead(id uint64, q *clientpb.MarkRead) {
+	thread, err := ses.memberThread(q.Thread)
+	if err != nil {
+		ses.fail(id, err)
+		return
+	}
+	h := ses.host
+	mark := func(messages uint64) {
+		c := &cellpb.MarkThread{User: uint64(ses.user.id), Thread: q.Thread, ReadSeq: q.Seq, ReadMessages: messages}
+		h.propose(&cellpb.Command{Body: &cellpb.Command_MarkThread{MarkThread: c}}, 60, func(r *cellpb.Result, err *proto.Error) {
+			if err == nil && r.Code != 0 {
+				err = proto.AsError(proto.FromWire(r.Code, r.Message, r.RetryMs))
+			}
+			if err != nil {
+				ses.fail(id, err)
+				return
+			}
+			ses.answer(encode(&clientpb.ServerFrame{Id: id, Body: &clientpb.ServerFrame_ReadMarked{
+				ReadMarked: &clientpb.ReadMarked{Thread: q.Thread, Seq: r.Seq},
+			}}))
+		})
+	}
+	refs := []*cellpb.EventRef{{Thread: q.Thread, Seq: q.Seq}}
+	count := func(found map[bodyKey]*cellpb.StoredEvent) { mark(found[bodyKey{q.Thread, q.Seq}].GetMessages()) }
+	if owner := thread.OwnerRange(); owner != h.rng {
+		h.readEvents(owner, refs, count)
+		return
+	}
+	h.read(&cellpb.LeadRead{Body: &cellpb.LeadRead_Events{Events: &cellpb.ReadEvents{Refs: refs}}}, func(r *cellpb.ReadResult, err *proto.Error) {
+		found := map[bodyKey]*cellpb.StoredEvent{}
+		if events := r.GetEvents().GetEvents(); err == nil && len(events) == 1 {
+			found[bodyKey{q.Thread, q.Seq}] = events[0]
+		}
+		count(found)
+	})
+}
+
+// findUser answers by id from the user's range and by name from the control
+// plane.
+func (ses *session) findUser(id uint64, q *clientpb.FindUser) {
+	h := ses.host
+	answer := func(user proto.EntityID, name string, err *proto.Error) {
+		if err != nil {
+			ses.fail(id, err)
+			return
+		}
+		ses.answer(encode(&clientpb.ServerFrame{Id: id, Body: &clientpb.ServerFrame_UserFound{
+			UserFound: &clientpb.UserFound{User: uint64(user), Name: name},
+		}}))
+	}
+	if q.User != 0 {
+		h.readUser(proto.EntityID(q.User), func(info *cellpb.UserInfo, err *proto.Error) {
+			answer(proto.EntityID(q.User), info.GetProfile().GetName(), err)
+		})
+		return
+	}
+	find := h.s.cfg.FindUser
+	if q.Name == "" || len(q.Name) > proto.NameBytesMax || find == nil {
+		ses.fail(id, proto.Errorf(proto.CodeUnknownUser, "there is no user %q", q.Name))
+		return
+	}
+	started := h.s.background(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), relayTimeout)
+		defer cancel()
+		user, name, err := find(ctx, q.Name)
+		h.shard.post(func() {
+			if err != nil {
+				answer(0, "", proto.AsError(err))
+				return
+			}
+			answer(user, name, nil)
+		})
+	})
+	if !started {
+		ses.fail(id, proto.Errorf(proto.CodeOverloaded, "too many people are being looked up"))
+	}
+}

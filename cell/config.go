@@ -1,0 +1,70 @@
+package cell
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+
+	"github.com/waggle-im/waggle/cell/storage/engine"
+	"github.com/waggle-im/waggle/client/cellclient"
+	"github.com/waggle-im/waggle/client/controlclient"
+	"github.com/waggle-im/waggle/proto"
+)
+
+// The roles of a cell node.
+const (
+	RoleChat    = "chat"
+	RoleStorage = "storage"
+)
+
+// Config is what an operator sets of a cell node.
+type Config struct {
+	Node              proto.NodeID
+	Cell              proto.CellID
+	Roles             []string // of RoleChat, RoleStorage; empty: both
+	DataDir           string
+	Engine            engine.Config
+	MessagesPerSecond int // each user's sends; default 100, negative: no limit
+	MessagesBurst     int // default 500
+}
+
+// Has tells whether the node has a role.
+func (c Config) Has(role string) bool { return len(c.Roles) == 0 || slices.Contains(c.Roles, role) }
+
+// Validate says what is missing or wrong.
+func (c Config) Validate() error {
+	switch {
+	case c.Node == "":
+		return errors.New("cell: the node has no name")
+	case c.Cell == "":
+		return fmt.Errorf("cell: node %s names no cell", c.Node)
+	case c.DataDir == "" && c.Has(RoleStorage):
+		return fmt.Errorf("cell: node %s has the storage role and no data directory", c.Node)
+	}
+	for _, role := range c.Roles {
+		if role != RoleChat && role != RoleStorage {
+			return fmt.Errorf("cell: node %s has the unknown role %q: know %s and %s", c.Node, role, RoleChat, RoleStorage)
+		}
+	}
+	return nil
+}
+
+// Deps are what a node stands on. Logger, Registerer and the TLS parts may be
+// nil (no TLS, for tests).
+type Deps struct {
+	Cluster       *controlclient.Client
+	Listener      net.Listener // for gRPC; closed by Run
+	ServerOptions []grpc.ServerOption
+	ClientTLS     func(proto.NodeID) *tls.Config
+	Logger        *slog.Logger
+	Registerer    prometheus.Registerer
+}
+
+// directory is what cellclient needs; controlclient.Client has it.
+var _ cellclient.Directory = (*controlclient.Client)(nil)

@@ -1,0 +1,176 @@
+package cell
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
+
+	"github.com/waggle-im/waggle/cell/chat"
+	"github.com/waggle-im/waggle/cell/storage"
+	"github.com/waggle-im/waggle/cell/storage/engine"
+	"github.com/waggle-im/waggle/client/cellclient"
+	"github.com/waggle-im/waggle/client/controlclient"
+	"github.com/waggle-im/waggle/proto"
+	cellpb "github.com/waggle-im/waggle/proto/cell"
+	controlpb "github.com/waggle-im/waggle/proto/control"
+)
+
+// Node is one node of a cell.
+type Node struct {
+	cfg     Config
+	deps    Deps
+	logger  *slog.Logger
+	dialer  *cellclient.Dialer
+	engine  *engine.Engine
+	storage *storage.Service // nil without the role
+	chat    *chat.Service    // nil without the role
+	server  *grpc.Server
+}
+
+// New opens the node's stores. It starts nothing; a node that is not run
+// needs Close.
+//
+// Errors name the directory and the way out, see [engine.Open].
+func New(cfg Config, deps Deps) (*Node, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	if deps.Logger == nil {
+		deps.Logger = slog.Default()
+	}
+	n := &Node{cfg: cfg, deps: deps, logger: deps.Logger.With("node", cfg.Node)}
+	n.dialer = cellclient.NewDialer(deps.Cluster, deps.ClientTLS)
+	if cfg.Has(RoleStorage) {
+		if err := n.openStorage(); err != nil {
+			_ = n.dialer.Close()
+			return nil, err
+		}
+	}
+	if cfg.Has(RoleChat) {
+		accounts := controlclient.NewAccounts(deps.Cluster, n.dialer)
+		n.chat = chat.New(chat.Config{
+			Self: cfg.Node, Dialer: n.dialer, Locator: cellclient.NewLocator(deps.Cluster, n.dialer),
+			FindUser: func(ctx context.Context, name string) (proto.EntityID, string, error) {
+				found, err := accounts.FindUser(ctx, &controlpb.FindUserRequest{Name: name})
+				return proto.EntityID(found.GetUser()), found.GetName(), err
+			},
+			MessagesPerSecond: cfg.MessagesPerSecond, MessagesBurst: cfg.MessagesBurst,
+			Logger: n.logger, Registerer: deps.Registerer,
+		})
+	}
+	n.register()
+	return n, nil
+}
+
+func (n *Node) openStorage() error {
+	var err error
+	if n.engine, err = engine.Open(filepath.Clean(n.cfg.DataDir), vfs.Default, n.cfg.Engine, n.logger); err != nil {
+		return err
+	}
+	n.storage, err = storage.New(storage.Config{
+		Self: n.cfg.Node, Engine: n.engine, Conn: n.dialer.Conn, Logger: n.logger, Registerer: n.deps.Registerer,
+	})
+	if err != nil {
+		return errors.Join(err, n.engine.Close())
+	}
+	return nil
+}
+
+// Close frees a node that is not running.
+func (n *Node) Close() error {
+	err := n.dialer.Close()
+	if n.engine != nil {
+		err = errors.Join(err, n.engine.Close())
+	}
+	return err
+}
+
+// register makes the gRPC server with the services of the node's roles.
+func (n *Node) register() {
+	n.server = grpc.NewServer(append([]grpc.ServerOption{
+		grpc.MaxRecvMsgSize(cellclient.MessageBytesMax), grpc.MaxSendMsgSize(cellclient.MessageBytesMax),
+		grpc.InitialWindowSize(4 << 20), grpc.InitialConnWindowSize(8 << 20),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveMin, PermitWithoutStream: true}),
+	}, n.deps.ServerOptions...)...)
+	cellpb.RegisterNodeServer(n.server, &nodeServer{node: n})
+	if n.storage != nil {
+		cellpb.RegisterStorageServer(n.server, storage.NewServer(n.storage))
+	}
+	if n.chat != nil {
+		cellpb.RegisterChatServer(n.server, &chatServer{service: n.chat})
+	}
+}
+
+// Run serves until ctx ends, and then lets its sessions go, finishes what is
+// being written and closes the stores. An error means that the node cannot go
+// on: its stores can no longer write, or its port is gone.
+func (n *Node) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var hosting, storing sync.WaitGroup
+	storageCtx, stopStorage := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopStorage()
+	if n.storage != nil {
+		storing.Go(func() {
+			if err := n.storage.Run(storageCtx); err != nil && storageCtx.Err() == nil {
+				cancel(fmt.Errorf("cell: node %s: %w", n.cfg.Node, err))
+			}
+		})
+	}
+	if n.chat != nil {
+		hosting.Go(func() { _ = n.chat.Run(ctx) })
+		hosting.Go(func() { n.followLeaders(ctx) })
+	}
+	serving := make(chan error, 1)
+	go func() { serving <- n.server.Serve(n.deps.Listener) }() // ends by Stop below
+	var err error
+	select {
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	case err = <-serving:
+		cancel(err)
+	}
+	// Hosts let go of their sessions first, while the streams still stand.
+	hosting.Wait()
+	n.server.Stop()
+	stopStorage()
+	storing.Wait()
+	if closeErr := n.Close(); closeErr != nil {
+		return closeErr
+	}
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// Load is what the node reports of itself.
+func (n *Node) Load() *controlpb.Load {
+	load := new(controlpb.Load)
+	if n.chat != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
+		defer cancel()
+		if s, err := n.chat.Sessions(ctx, 0); err == nil {
+			load.Sessions = s.Sessions
+		}
+	}
+	if n.storage == nil {
+		return load
+	}
+	for _, r := range n.storage.Status() {
+		load.Ranges++
+		if r.Leading {
+			load.Leaders++
+			load.Users += r.Entities
+		}
+		load.Bytes += r.Bytes
+	}
+	return load
+}

@@ -1,0 +1,84 @@
+package cell
+
+import (
+	"context"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/waggle-im/waggle/cell/chat"
+	"github.com/waggle-im/waggle/proto"
+	cellpb "github.com/waggle-im/waggle/proto/cell"
+)
+
+const (
+	// keepaliveMin is how often callers may ping; ours do every 10 s.
+	keepaliveMin = 5 * time.Second
+	// loadTimeout bounds the asking of our own shards.
+	loadTimeout = time.Second
+)
+
+// chatServer serves the Chat RPCs.
+type chatServer struct {
+	cellpb.UnimplementedChatServer
+	service *chat.Service
+}
+
+// Attach implements the RPC.
+func (s *chatServer) Attach(stream grpc.BidiStreamingServer[cellpb.EdgeBatch, cellpb.HostBatch]) error {
+	return s.service.Attach(stream)
+}
+
+// Relay implements the RPC.
+func (s *chatServer) Relay(stream grpc.BidiStreamingServer[cellpb.RelayBatch, cellpb.RelayReplyBatch]) error {
+	return s.service.RelayStream(stream)
+}
+
+// nodeServer serves the Node RPCs.
+type nodeServer struct {
+	cellpb.UnimplementedNodeServer
+	node *Node
+}
+
+// WhoHosts implements the RPC: what is hosted here is certain, what a replica
+// here knows is likely.
+func (s *nodeServer) WhoHosts(_ context.Context, req *cellpb.WhoHostsRequest) (*cellpb.WhoHostsReply, error) {
+	out := new(cellpb.WhoHostsReply)
+	certain := map[uint64]bool{}
+	if s.node.chat != nil {
+		out.Routes = s.node.chat.Routes(req.Ranges)
+		for _, r := range out.Routes {
+			certain[r.Range] = true
+		}
+	}
+	if s.node.storage == nil {
+		return out, nil
+	}
+	for _, r := range s.node.storage.Routes(req.Ranges) {
+		if certain[r.Range] {
+			continue
+		}
+		if r.Host == string(s.node.cfg.Node) {
+			r.Host = "" // granted to us and not here: not any more, or not yet
+		}
+		out.Routes = append(out.Routes, r)
+	}
+	return out, nil
+}
+
+// Ranges implements the RPC.
+func (s *nodeServer) Ranges(context.Context, *cellpb.RangesRequest) (*cellpb.RangesReply, error) {
+	out := new(cellpb.RangesReply)
+	if s.node.storage != nil {
+		out.Replicas = s.node.storage.Status()
+	}
+	return out, nil
+}
+
+// Sessions implements the RPC.
+func (s *nodeServer) Sessions(ctx context.Context, req *cellpb.SessionsRequest) (*cellpb.SessionsReply, error) {
+	if s.node.chat == nil {
+		return &cellpb.SessionsReply{}, nil
+	}
+	return s.node.chat.Sessions(ctx, proto.EntityID(req.User))
+}

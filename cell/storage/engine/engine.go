@@ -1,0 +1,213 @@
+package engine
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/waggle-im/waggle/proto"
+)
+
+// Config sizes a node's two stores. The zero value is usable.
+type Config struct {
+	CacheBytes     int64 // block cache, shared by both stores; default 32 MiB
+	MemtableBytes  int   // per store; default 16 MiB
+	DiskSpareBytes int64 // below this much free space writes are refused; default 64 MiB, negative: never
+}
+
+func (c Config) withDefaults() Config {
+	if c.CacheBytes == 0 {
+		c.CacheBytes = 32 << 20
+	}
+	if c.MemtableBytes == 0 {
+		c.MemtableBytes = 16 << 20
+	}
+	if c.DiskSpareBytes == 0 {
+		c.DiskSpareBytes = 64 << 20
+	}
+	return c
+}
+
+// Engine is the pair of stores of one node.
+type Engine struct {
+	Log   *pebble.DB // Raft logs; synced by whoever commits to it
+	State *pebble.DB // what ranges are; not synced per batch
+
+	dir    string
+	fs     vfs.FS
+	cfg    Config
+	cache  *pebble.Cache
+	fatal  chan error
+	closed atomic.Bool
+}
+
+// formatKey sorts before every local key: those have at least 16 bytes.
+const formatKey = "\x00\x00\x00\x00\x00\x00\x00\x00"
+
+// Open opens or creates the stores below dir.
+//
+// Errors name the directory and the way out: it is locked by another process,
+// its format is newer than this binary, or a file in it is corrupt.
+func Open(dir string, fs vfs.FS, cfg Config, logger *slog.Logger) (*Engine, error) {
+	cfg = cfg.withDefaults()
+	e := &Engine{dir: dir, fs: fs, cfg: cfg, cache: pebble.NewCache(cfg.CacheBytes), fatal: make(chan error, 1)}
+	if err := fs.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("engine: create %s: %w", dir, err)
+	}
+	var err error
+	if e.Log, err = e.open("raftlog", logger); err != nil {
+		e.cache.Unref()
+		return nil, err
+	}
+	if e.State, err = e.open("state", logger); err != nil {
+		_ = e.Log.Close()
+		e.cache.Unref()
+		return nil, err
+	}
+	if err := e.checkFormat(); err != nil {
+		_ = e.Close()
+		return nil, err
+	}
+	return e, nil
+}
+
+func (e *Engine) open(name string, logger *slog.Logger) (*pebble.DB, error) {
+	dir := filepath.Join(e.dir, name)
+	opts := &pebble.Options{
+		FS:                 e.fs,
+		Cache:              e.cache,
+		MemTableSize:       uint64(e.cfg.MemtableBytes),
+		FormatMajorVersion: pebble.FormatNewest, // older ones refuse IngestAndExcise
+		Logger:             pebbleLogger{logger: logger.With("store", dir), fatal: e.fatal},
+		// One compaction at a time leaves the other core to people's
+		// messages; two when it falls behind.
+		CompactionConcurrencyRange: func() (int, int) { return 1, 2 },
+	}
+	for i := range opts.Levels {
+		// Client message ids are looked up where they usually are not.
+		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
+		opts.Levels[i].FilterType = pebble.TableFilter
+	}
+	db, err := pebble.Open(dir, opts)
+	switch {
+	case err == nil:
+		return db, nil
+	case isLocked(err):
+		return nil, fmt.Errorf("engine: %s is used by another process: stop it or choose another data directory", dir)
+	case errors.Is(err, pebble.ErrCorruption):
+		return nil, fmt.Errorf("engine: %s is corrupt: restore this node's data directory from a backup, "+
+			"or, with three replicas, remove it and let the node be replaced: %w", dir, err)
+	}
+	return nil, fmt.Errorf("engine: open %s: %w", dir, err)
+}
+
+// isLocked recognises Pebble's lock errors, which have no type of their own.
+func isLocked(err error) bool {
+	s := err.Error()
+	return strings.Contains(s, "resource temporarily unavailable") || strings.Contains(s, "lock held by current process")
+}
+
+// checkFormat refuses a store written by a newer release and marks a new one.
+func (e *Engine) checkFormat() error {
+	v, closer, err := e.State.Get([]byte(formatKey))
+	if errors.Is(err, pebble.ErrNotFound) {
+		mark := binary.BigEndian.AppendUint32(nil, proto.StateFormat)
+		if err := e.State.Set([]byte(formatKey), mark, pebble.Sync); err != nil {
+			return fmt.Errorf("engine: mark the format of %s: %w", e.dir, err)
+		}
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("engine: read the format of %s: %w", e.dir, err)
+	}
+	defer closer.Close()
+	if len(v) != 4 {
+		return fmt.Errorf("engine: the format mark of %s is damaged", e.dir)
+	}
+	if have := binary.BigEndian.Uint32(v); have > proto.StateFormat {
+		return fmt.Errorf("engine: %s has state format %d, this binary knows up to %d: run a newer release",
+			e.dir, have, proto.StateFormat)
+	}
+	return nil
+}
+
+// Dir is the directory of the stores; FS its file system.
+func (e *Engine) Dir() string { return e.dir }
+
+// FS is the file system the stores are on.
+func (e *Engine) FS() vfs.FS { return e.fs }
+
+// Fatal delivers the error after which a store can no longer write. The node
+// must stop: what it acknowledged is safe, nothing more may be.
+func (e *Engine) Fatal() <-chan error { return e.fatal }
+
+// CheckSpace is [proto.CodeDiskFull] while the disk has less free space than
+// Config.DiskSpareBytes. Refusing early keeps the stores able to compact.
+func (e *Engine) CheckSpace() error {
+	if e.cfg.DiskSpareBytes < 0 {
+		return nil
+	}
+	usage, err := e.fs.GetDiskUsage(e.dir)
+	if err != nil {
+		return nil // in-memory file systems cannot tell
+	}
+	if usage.AvailBytes < uint64(e.cfg.DiskSpareBytes) {
+		return proto.Errorf(proto.CodeDiskFull, "the disk of %s has only %d MiB left: free some space, sending goes on by itself",
+			e.dir, usage.AvailBytes>>20)
+	}
+	return nil
+}
+
+// SyncState makes every batch committed to State so far durable.
+func (e *Engine) SyncState() error {
+	if err := e.State.LogData(nil, pebble.Sync); err != nil {
+		return fmt.Errorf("engine: sync %s: %w", e.dir, err)
+	}
+	return nil
+}
+
+// Close syncs and closes both stores.
+func (e *Engine) Close() error {
+	if e.closed.Swap(true) {
+		return nil
+	}
+	err := e.SyncState()
+	err = errors.Join(err, e.Log.Close(), e.State.Close())
+	e.cache.Unref()
+	return err
+}
+
+// pebbleLogger keeps Pebble quiet and turns its fatal errors into a stop of
+// the node.
+type pebbleLogger struct {
+	logger *slog.Logger
+	fatal  chan error
+}
+
+// Infof implements pebble.Logger; compactions and flushes are not news.
+func (l pebbleLogger) Infof(format string, args ...any) {}
+
+// Errorf implements pebble.Logger.
+func (l pebbleLogger) Errorf(format string, args ...any) {
+	l.logger.Error("pebble", "err", fmt.Sprintf(format, args...))
+}
+
+// Fatalf implements pebble.Logger. Pebble calls it when it cannot go on, from
+// a goroutine that must not return; it is parked and the node stops.
+func (l pebbleLogger) Fatalf(format string, args ...any) {
+	err := fmt.Errorf(format, args...)
+	l.logger.Error("store can no longer write: the node stops", "err", err)
+	select {
+	case l.fatal <- err:
+	default:
+	}
+	select {}
+}

@@ -1,0 +1,217 @@
+package replica
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cockroachdb/pebble/v2"
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/waggle-im/waggle/proto"
+	cellpb "github.com/waggle-im/waggle/proto/cell"
+)
+
+// group is this node's replica of one range.
+//
+//	        ┌────────── wake: any message, proposal, read, silent peer ───────────┐
+//	ticking ┴─ idle, everybody caught up ─► quiet ────────────────────────────────┘
+//	   │ a snapshot arrived ─► installing ─► ticking
+//	   └─ error ─► failed (for good)
+type group struct {
+	rng      proto.RangeID
+	id       uint64 // of the replica
+	worker   int
+	machine  Machine       // owned by the apply worker once the group runs
+	installs atomic.Uint64 // snapshots begun to install; a copy being sent is void then
+
+	// Owned by the loop.
+	raft       *raft.RawNode
+	store      *logStore
+	nodes      map[uint64]proto.NodeID // of each replica id
+	desc       *cellpb.Descriptor
+	epoch      uint64
+	dirty      bool
+	quiet      bool
+	installing bool
+	failed     bool
+	idle       int    // ticks without anything happening
+	lostAt     uint64 // tick at which leadership or term was lost with proposals pending
+	term       uint64
+	commit     uint64
+	lead       uint64
+	leading    bool
+	announced  announcement
+	proposals  []*proposal
+	reads      []func(error)
+	readSeq    uint64
+	readIndex  map[uint64][]func(error) // asked of Raft, by context
+	cut        *place                   // to truncate with the next batch
+	offered    *incoming                // a received snapshot Raft has been told of
+	snapAfter  uint64                   // tick before which no snapshot is made
+	sending    int                      // snapshots queued or being sent
+
+	mu            sync.Mutex // guards the fields below
+	pub           published
+	admitted      int
+	admittedBytes int
+	admittedReads int
+	pending       map[uint64]*proposal // by index
+	readWaits     []readWait
+}
+
+// published is what others may ask about a group.
+type published struct {
+	desc    *cellpb.Descriptor
+	applied uint64
+	appTerm uint64
+	hash    uint64
+	term    uint64
+	commit  uint64
+	leader  proto.NodeID
+	leading bool
+	quiet   bool
+	failed  error
+}
+
+type announcement struct {
+	term, lead uint64
+	leading    bool
+}
+
+// openGroup opens the replica id says is on disk.
+func (n *Node) openGroup(r proto.RangeID, id identity) (*group, error) {
+	if err := n.redoInstall(r); err != nil {
+		return nil, err
+	}
+	store, found, err := openLogStore(n.cfg.Log, r, n.cfg.CacheBytes)
+	if err != nil {
+		return nil, err
+	}
+	if !found {
+		return nil, fmt.Errorf("replica: the log of range %s is lost: %w", r, pebble.ErrCorruption)
+	}
+	m, err := n.cfg.Machines.Open(r)
+	if err != nil {
+		return nil, err
+	}
+	if err := n.matchLog(store, m); err != nil {
+		return nil, err
+	}
+	return n.newGroup(store, m, id.replica)
+}
+
+// matchLog compares where the state and the log stand. The state may be ahead
+// of the log only when a snapshot was installed; then the log starts anew.
+func (n *Node) matchLog(s *logStore, m Machine) error {
+	index, term := m.Applied()
+	have, err := s.Term(index)
+	switch {
+	case index < s.truncated.index:
+		return fmt.Errorf("replica: the state of range %s is at entry %d and its log starts after %d: %w",
+			s.rng, index, s.truncated.index, pebble.ErrCorruption)
+	case index > s.last.index, err == nil && have != term:
+		b := n.cfg.Log.NewBatch()
+		defer b.Close()
+		s.reset(b, place{index: index, term: term})
+		if err := b.Commit(n.cfg.SyncWrites); err != nil {
+			return fmt.Errorf("replica: reset the log of range %s: %w", s.rng, err)
+		}
+	case err != nil:
+		return err
+	}
+	if c := s.hard.GetCommit(); c > s.last.index {
+		return fmt.Errorf("replica: the log of range %s ends at %d and %d is known to be committed: %w",
+			s.rng, s.last.index, c, pebble.ErrCorruption)
+	}
+	// What was applied was committed; the note of it may have been lost.
+	if s.hard.GetCommit() < index {
+		s.hard = &raftpb.HardState{Term: new(max(s.hard.GetTerm(), term)), Vote: new(s.hard.GetVote()), Commit: new(index)}
+	}
+	return nil
+}
+
+func (n *Node) newGroup(s *logStore, m Machine, replica uint64) (*group, error) {
+	d := m.Descriptor()
+	applied, term := m.Applied()
+	g := &group{
+		rng: s.rng, id: replica, machine: m, store: s,
+		worker:    int(uint64(s.rng)*0x9e3779b97f4a7c15>>33) % max(1, n.cfg.ApplyWorkers),
+		readIndex: map[uint64][]func(error){},
+		pending:   map[uint64]*proposal{},
+	}
+	g.pub = published{desc: d, applied: applied, appTerm: term, hash: m.RunningHash()}
+	g.desc = d
+	g.setNodes(d)
+	s.conf = confState(d)
+	s.snapshot = func() (*raftpb.Snapshot, error) { return n.snapshotMetadata(g) }
+	g.term, g.commit = s.hard.GetTerm(), s.hard.GetCommit()
+	g.pub.term, g.pub.commit = g.term, g.commit
+	err := g.guard(func() error {
+		var err error
+		g.raft, err = raft.NewRawNode(&raft.Config{
+			ID: replica, ElectionTick: n.cfg.ElectionTicks, HeartbeatTick: n.cfg.GroupHeartbeatTicks,
+			Storage: s, Applied: applied, AsyncStorageWrites: true,
+			MaxSizePerMsg: 512 << 10, MaxCommittedSizePerReady: 4 << 20,
+			MaxUncommittedEntriesSize: 4 * uint64(n.cfg.ProposalBytesMax),
+			MaxInflightMsgs:           64, MaxInflightBytes: 8 << 20,
+			CheckQuorum: true, PreVote: true, ReadOnlyOption: raft.ReadOnlySafe,
+			DisableProposalForwarding: true, StepDownOnRemoval: true,
+			Logger: raftLogger{logger: n.cfg.Logger, rng: s.rng},
+		})
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return g, nil
+}
+
+func (g *group) setNodes(d *cellpb.Descriptor) {
+	g.epoch = d.GetEpoch()
+	g.nodes = make(map[uint64]proto.NodeID, len(d.GetReplicas()))
+	for _, r := range d.GetReplicas() {
+		g.nodes[r.GetId()] = proto.NodeID(r.GetNode())
+	}
+}
+
+// guard turns a panic of Raft, which is how it reports a storage that fails,
+// into an error. The group is not usable afterwards.
+func (g *group) guard(f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("replica: range %s: raft: %v", g.rng, p)
+			if g.store != nil && g.store.err != nil {
+				err = g.store.err
+			}
+		}
+	}()
+	return f()
+}
+
+// committedInTerm tells whether the leader has committed an entry of its own
+// term. Before that its commit index may lag behind what was acknowledged.
+func (g *group) committedInTerm() bool {
+	t, err := g.store.Term(g.commit)
+	return err == nil && t == g.term
+}
+
+// singleVoter tells whether this replica alone decides.
+func (g *group) singleVoter() bool {
+	return len(g.store.conf.Voters) == 1 && g.store.conf.Voters[0] == g.id
+}
+
+// publish copies what the loop knows to where others may read it.
+func (g *group) publish() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.pub.term, g.pub.commit = g.term, g.commit
+	g.pub.leader, g.pub.leading, g.pub.quiet = g.nodes[g.lead], g.leading, g.quiet
+}
+
+func (g *group) appliedPlace() place {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return place{index: g.pub.applied, term: g.pub.appTerm}
+}

@@ -1,0 +1,148 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"google.golang.org/grpc"
+
+	"github.com/waggle-im/waggle/cell/storage/state"
+	"github.com/waggle-im/waggle/internal/outqueue"
+	"github.com/waggle-im/waggle/proto"
+	cellpb "github.com/waggle-im/waggle/proto/cell"
+)
+
+// leadQueue bounds the answers waiting to be written to one chat node. A
+// chat node that does not read them loses its link, and with it its grants.
+const leadQueue = 16384
+
+// leadBatch is the most answers of one write.
+const leadBatch = 256
+
+// Server serves the Storage RPCs.
+type Server struct {
+	cellpb.UnimplementedStorageServer
+	service *Service
+}
+
+// NewServer makes the RPC server of s.
+func NewServer(s *Service) *Server { return &Server{service: s} }
+
+// Raft implements the RPC.
+func (s *Server) Raft(stream grpc.BidiStreamingServer[cellpb.RaftBatch, cellpb.RaftAck]) error {
+	return s.service.node.HandleRaft(stream)
+}
+
+// Snapshot implements the RPC.
+func (s *Server) Snapshot(stream grpc.BidiStreamingServer[cellpb.SnapshotChunk, cellpb.SnapshotAck]) error {
+	return s.service.node.HandleSnapshot(stream)
+}
+
+// CreateReplica implements the RPC.
+func (s *Server) CreateReplica(ctx context.Context, req *cellpb.CreateReplicaRequest) (*cellpb.CreateReplicaReply, error) {
+	if err := s.service.node.Create(ctx, req); err != nil {
+		return nil, err
+	}
+	return &cellpb.CreateReplicaReply{}, nil
+}
+
+// Lead implements the RPC: one chat node's link.
+func (s *Server) Lead(stream grpc.BidiStreamingServer[cellpb.LeadBatch, cellpb.LeadReplyBatch]) error {
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(stream.Context())
+	defer cancel(nil)
+	q := outqueue.New[*cellpb.LeadReply](outqueue.Limits{Size: leadQueue, BatchItems: leadBatch, BatchSize: leadBatch})
+	link := s.service.Connect(proto.NodeID(first.From), func(reply *cellpb.LeadReply) {
+		if !q.Put(reply, 1) {
+			cancel(errors.New("storage: answers are not read"))
+		}
+	})
+	defer link.Close()
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		cancel(q.Drain(ctx, func(replies []*cellpb.LeadReply) error {
+			return stream.Send(&cellpb.LeadReplyBatch{Replies: replies})
+		}))
+	})
+	defer wg.Wait()
+	defer cancel(nil)
+	received := make(chan error, 1)
+	go func() { // ends with the stream, which ends when this handler returns
+		for {
+			batch, err := stream.Recv()
+			if err != nil {
+				received <- err
+				return
+			}
+			for _, req := range batch.Requests {
+				link.Request(req)
+			}
+		}
+	}()
+	select {
+	case err := <-received:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Routes answers who hosts ranges whose replicas are here, as far as known.
+func (s *Service) Routes(ranges []uint64) []*cellpb.Route {
+	var out []*cellpb.Route
+	for _, id := range ranges {
+		r := proto.RangeID(id)
+		if route := s.route(r); route != nil {
+			out = append(out, route)
+		}
+	}
+	return out
+}
+
+func (s *Service) route(r proto.RangeID) *cellpb.Route {
+	d, ok := s.node.Descriptor(r)
+	if !ok {
+		return nil
+	}
+	route := &cellpb.Route{Range: uint64(r), Cell: d.Cell, Epoch: d.Epoch}
+	for _, rep := range d.Replicas {
+		route.Nodes = append(route.Nodes, rep.Node)
+	}
+	s.mu.RLock()
+	led := s.led[r]
+	leading := led != nil
+	if leading && led.active {
+		route.Host = string(led.node)
+	}
+	s.mu.RUnlock()
+	if leader, _, _ := s.node.Leader(r); !leading && leader != "" {
+		// A follower knows the grant its leader has committed.
+		if rs, err := state.NewReader(s.cfg.Engine.State, r).State(); err == nil {
+			route.Host = rs.GrantNode
+		}
+	}
+	return route
+}
+
+// Status reports on every replica here.
+func (s *Service) Status() []*cellpb.ReplicaStatus {
+	var out []*cellpb.ReplicaStatus
+	for _, st := range s.node.Status() {
+		r := proto.RangeID(st.Descriptor.GetRange())
+		one := &cellpb.ReplicaStatus{
+			Descriptor_: st.Descriptor, Replica: uint64(st.Replica), Leader: string(st.Leader), Term: st.Term,
+			Applied: st.Applied, Committed: st.Committed, RunningHash: st.RunningHash, Quiet: st.Quiet, Leading: st.Leading,
+		}
+		if route := s.route(r); route != nil {
+			one.Host = route.Host
+		}
+		// A range that cannot be measured just now is reported without size.
+		one.Entities, one.Bytes, _ = state.NewReader(s.cfg.Engine.State, r).Size()
+		out = append(out, one)
+	}
+	return out
+}

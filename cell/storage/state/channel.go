@@ -1,0 +1,105 @@
+package state
+
+import (
+	"encoding/binary"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/waggle-im/waggle/cell/storage/engine"
+	"github.com/waggle-im/waggle/proto"
+	cellpb "github.com/waggle-im/waggle/proto/cell"
+)
+
+// channelIn is the last row counted of the channel source → here.
+type channelIn struct {
+	number      uint64
+	incarnation string
+}
+
+func (m *Machine) channelIn(source proto.RangeID) channelIn {
+	key := engine.ChannelInKey(m.rng, source)
+	raw, ok := m.dirty[string(key)]
+	if !ok {
+		value, closer, err := m.db.Get(key)
+		if err == pebble.ErrNotFound {
+			return channelIn{}
+		}
+		if err != nil {
+			m.fail(err)
+			return channelIn{}
+		}
+		defer closer.Close()
+		raw = value
+	}
+	if len(raw) < 8 {
+		return channelIn{}
+	}
+	return channelIn{number: binary.BigEndian.Uint64(raw), incarnation: string(raw[8:])}
+}
+
+// takeChannelRows takes the next rows of a channel to this range. Each row
+// taken is counted, with or without an effect here; one that was counted
+// before is passed over; after a gap nothing is taken.
+func (m *Machine) takeChannelRows(c *cellpb.ChannelRows, out *cellpb.Applied) *cellpb.Result {
+	source := proto.RangeID(c.Source)
+	in := m.channelIn(source)
+	if in.incarnation != string(c.Incarnation) && len(c.Rows) > 0 {
+		// The source was restored from a backup: its numbers begin anew.
+		in = channelIn{number: c.Rows[0].Number - 1, incarnation: string(c.Incarnation)}
+	}
+	for _, row := range c.Rows {
+		if row.Number <= in.number {
+			continue
+		}
+		if row.Number != in.number+1 {
+			break
+		}
+		in.number++
+		if msg := row.GetMessage(); msg != nil {
+			if thread, err := proto.ParseThreadID(msg.Thread); err == nil && thread.Has(proto.EntityID(msg.User)) {
+				m.logMessage(thread, msg, row.Event, out)
+			}
+		}
+	}
+	value := binary.BigEndian.AppendUint64(nil, in.number)
+	m.putRaw(engine.ChannelInKey(m.rng, source), append(value, in.incarnation...))
+	return &cellpb.Result{Counted: in.number}
+}
+
+// channel finds the counters of the channel here → dest: by cache, else by
+// one seek for its last row.
+func (m *Machine) channel(dest proto.RangeID) *channelCounters {
+	if ch := m.channels[dest]; ch != nil {
+		return ch
+	}
+	ch := new(channelCounters)
+	if value, closer, err := m.db.Get(engine.ChannelTrimmedKey(m.rng, dest)); err == nil {
+		if len(value) == 8 {
+			ch.trimmed = binary.BigEndian.Uint64(value)
+		}
+		_ = closer.Close()
+	} else if err != pebble.ErrNotFound {
+		m.fail(err)
+	}
+	ch.last = ch.trimmed
+	span := engine.Span{Start: engine.ChannelOutKey(m.rng, dest, 0), End: engine.ChannelOutKey(m.rng, dest+1, 0)}
+	m.lastKey(span, func(key, _ []byte) { ch.last = max(ch.last, engine.LastNumber(key)) })
+	m.channels[dest] = ch
+	return ch
+}
+
+// trimChannel drops what the destination has counted.
+func (m *Machine) trimChannel(c *cellpb.TrimChannel) *cellpb.Result {
+	dest := proto.RangeID(c.Dest)
+	ch := m.channel(dest)
+	if c.Counted > ch.last {
+		return refusef(proto.CodeBadRequest, "channel to range %s ends at %d, cannot trim to %d", dest, ch.last, c.Counted)
+	}
+	if c.Counted <= ch.trimmed {
+		return &cellpb.Result{Counted: ch.trimmed}
+	}
+	m.fail(m.batch.DeleteRange(engine.ChannelOutKey(m.rng, dest, ch.trimmed+1), engine.ChannelOutKey(m.rng, dest, c.Counted+1), nil))
+	ch.trimmed = c.Counted
+	m.fail(m.batch.Set(engine.ChannelTrimmedKey(m.rng, dest), binary.BigEndian.AppendUint64(nil, ch.trimmed), nil))
+	return &cellpb.Result{Counted: ch.trimmed}
+}

@@ -1,0 +1,381 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/waggle-im/waggle/proto"
+	clientpb "github.com/waggle-im/waggle/proto/client"
+)
+
+const (
+	// writeTimeout bounds one write to the server.
+	writeTimeout = 10 * time.Second
+	// confirmEvery is how often processed updates are confirmed: the server
+	// joins confirmations for as long anyway.
+	confirmEvery = 100 * time.Millisecond
+)
+
+// connection is one life of the client's connection.
+type connection struct {
+	wire        *wire
+	heartbeat   time.Duration
+	clockOffset time.Duration
+
+	// Guarded by the client's lock.
+	sends           map[uint64]*Pending
+	unanswered      int
+	unansweredBytes int
+	lastHeard       time.Time
+	confirmed       proto.Pts
+}
+
+// serve connects and serves the connection until it breaks.
+func (c *Client) serve(ctx context.Context) error {
+	dialCtx, cancel := context.WithTimeout(ctx, c.cfg.DialTimeout)
+	defer cancel()
+	c.mu.Lock()
+	server := c.servers[0]
+	c.mu.Unlock()
+	w, err := dial(dialCtx, &c.cfg, server)
+	if err != nil {
+		c.nextServer()
+		return err
+	}
+	var once sync.Once
+	closeWire := func() { once.Do(w.close) }
+	defer closeWire()
+	stop := context.AfterFunc(dialCtx, closeWire)
+	conn, err := c.hello(w)
+	if !stop() && err == nil {
+		err = dialCtx.Err()
+	}
+	if err != nil {
+		c.nextServer()
+		return err
+	}
+	defer context.AfterFunc(ctx, func() {
+		c.sayGoodbye(w)
+		closeWire()
+	})()
+
+	runCtx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		end(c.write(runCtx, conn))
+		closeWire()
+	})
+	err = c.receive(conn)
+	end(err)
+	wg.Wait()
+	if cause := context.Cause(runCtx); cause != nil {
+		err = cause
+	}
+	c.detach(conn)
+	return err
+}
+
+// nextServer puts the server that failed last.
+func (c *Client) nextServer() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.servers = append(c.servers[1:len(c.servers):len(c.servers)], c.servers[0])
+}
+
+// hello logs in and takes the place to resume from.
+func (c *Client) hello(w *wire) (*connection, error) {
+	c.mu.Lock()
+	h := &clientpb.Hello{
+		ProtocolVersion: proto.ClientProtocolVersion, Token: c.cfg.Token, Device: c.cfg.Device, Client: c.cfg.Name,
+		Subscribe: c.cfg.Subscribe, Incarnation: c.incarnation, LastPts: uint64(c.pts), FromConfirmed: !c.placed,
+	}
+	c.mu.Unlock()
+	raw, err := appendFrame(nil, &clientpb.ClientFrame{Id: 1, Body: &clientpb.ClientFrame_Hello{Hello: h}})
+	if err != nil {
+		return nil, err
+	}
+	if _, err := w.rw.Write(raw); err != nil {
+		return nil, fmt.Errorf("client: say hello: %w", err)
+	}
+	before := time.Now()
+	f, err := w.read()
+	if err != nil {
+		return nil, fmt.Errorf("client: the server closed the connection at hello: %w", err)
+	}
+	welcome := f.GetWelcome()
+	switch {
+	case f.GetClosing() != nil:
+		return nil, c.closing(f.GetClosing())
+	case welcome == nil:
+		return nil, serverError(f.GetError())
+	}
+	rtt := time.Since(before)
+	conn := &connection{
+		wire: w, heartbeat: time.Duration(welcome.HeartbeatMs) * time.Millisecond, lastHeard: time.Now(),
+		clockOffset: time.Until(time.UnixMilli(welcome.ServerTimeMs).Add(rtt / 2)),
+		sends:       map[uint64]*Pending{},
+	}
+	if conn.heartbeat <= 0 {
+		conn.heartbeat = proto.HeartbeatInterval
+	}
+	c.mu.Lock()
+	c.nextRequest = max(c.nextRequest, 1)
+	c.conn, c.user, c.transport = conn, proto.EntityID(welcome.User), w.transport
+	gap := welcome.Resync && c.cfg.Subscribe
+	if c.cfg.Subscribe {
+		c.incarnation, c.pts, c.placed = welcome.Incarnation, proto.Pts(welcome.ResumeFrom), true
+		conn.confirmed = c.pts
+	}
+	first := false
+	select {
+	case <-c.connected:
+	default:
+		first = true
+	}
+	c.mu.Unlock()
+	c.tell(Connected, nil)
+	if gap && c.cfg.OnResync != nil {
+		c.cfg.OnResync(Resync{Pts: proto.Pts(welcome.ResumeFrom), Incarnation: welcome.Incarnation, Reason: "the server could not resume"})
+	}
+	if first {
+		close(c.connected)
+	}
+	c.wakeWriter()
+	return conn, nil
+}
+
+// closing turns the server's last frame into an error and notes where to go.
+func (c *Client) closing(f *clientpb.Closing) error {
+	if len(f.Alternatives) > 0 {
+		c.mu.Lock()
+		var next []string
+		for _, s := range append(f.Alternatives, c.servers...) {
+			seen := false
+			for _, have := range next {
+				seen = seen || have == s
+			}
+			if !seen {
+				next = append(next, s)
+			}
+		}
+		c.servers = next
+		c.mu.Unlock()
+	}
+	err := proto.AsError(proto.FromWire(f.Code, f.Message, f.RetryMs))
+	return err
+}
+
+// sayGoodbye logs nothing out: it ends this connection politely so that the
+// server need not wait for its silence.
+func (c *Client) sayGoodbye(w *wire) {
+	raw, err := appendFrame(nil, &clientpb.ClientFrame{Body: &clientpb.ClientFrame_Confirm{Confirm: &clientpb.Confirm{Pts: uint64(c.handedOut())}}})
+	if err != nil || !c.cfg.Subscribe {
+		return
+	}
+	_ = w.deadline(time.Now().Add(time.Second))
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	_, _ = w.rw.Write(raw)
+}
+
+func (c *Client) handedOut() proto.Pts {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.pts
+}
+
+// detach puts what is unanswered back.
+func (c *Client) detach(conn *connection) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.conn = nil
+	for _, p := range conn.sends {
+		p.inFlight = 0
+	}
+	for _, r := range c.requests {
+		r.sentOn = nil
+	}
+}
+
+// receive takes the server's frames in order until the connection breaks.
+func (c *Client) receive(conn *connection) error {
+	for {
+		f, err := conn.wire.read()
+		if err != nil {
+			return fmt.Errorf("client: connection lost: %w", err)
+		}
+		c.mu.Lock()
+		conn.lastHeard = time.Now()
+		c.mu.Unlock()
+		switch body := f.Body.(type) {
+		case *clientpb.ServerFrame_Updates:
+			if err := c.updates(body.Updates.Updates); err != nil {
+				return err
+			}
+		case *clientpb.ServerFrame_Resync:
+			c.mu.Lock()
+			c.incarnation, c.pts = body.Resync.Incarnation, proto.Pts(body.Resync.Pts)
+			c.mu.Unlock()
+			if c.cfg.OnResync != nil {
+				c.cfg.OnResync(Resync{Pts: proto.Pts(body.Resync.Pts), Incarnation: body.Resync.Incarnation, Reason: body.Resync.Reason})
+			}
+		case *clientpb.ServerFrame_Closing:
+			return c.closing(body.Closing)
+		case *clientpb.ServerFrame_HeartbeatAck:
+		default:
+			if e := f.GetError(); e != nil && f.Id == 0 {
+				return serverError(e)
+			}
+			c.mu.Lock()
+			if p := conn.sends[f.Id]; p != nil {
+				c.sendAnswered(conn, p, f)
+			} else {
+				c.answered(f)
+			}
+			c.mu.Unlock()
+			c.wakeWriter()
+		}
+	}
+}
+
+// updates hands updates out, each once and in order.
+func (c *Client) updates(list []*clientpb.Update) error {
+	for _, u := range list {
+		pts := proto.Pts(u.Pts)
+		last := c.handedOut()
+		if pts <= last {
+			continue
+		}
+		if pts != last+1 {
+			return fmt.Errorf("client: update %d follows %d: resuming", pts, last)
+		}
+		update := Update{Pts: pts, Event: u.GetEvent()}
+		if c.cfg.OnUpdate != nil && update.Event != nil {
+			c.cfg.OnUpdate(update)
+		}
+		c.mu.Lock()
+		c.pts = pts
+		c.mu.Unlock()
+		if update.Event.GetBodyMissing() && c.cfg.OnBody != nil {
+			c.fetchBody(update)
+		}
+	}
+	return nil
+}
+
+// write sends what is due until ctx ends.
+func (c *Client) write(ctx context.Context, conn *connection) error {
+	heartbeat := time.NewTicker(conn.heartbeat)
+	defer heartbeat.Stop()
+	confirm := time.NewTicker(confirmEvery)
+	defer confirm.Stop()
+	retry := time.NewTicker(retryCheck)
+	defer retry.Stop()
+	var buf []byte
+	for {
+		frames := c.dueFrames(conn)
+		waiting := c.Unacknowledged() > 0 || c.hasRequests()
+		var err error
+		for buf = buf[:0]; len(frames) > 0; frames = frames[1:] {
+			if buf, err = appendFrame(buf, frames[0]); err != nil {
+				return err
+			}
+		}
+		if err := c.flush(conn, buf); err != nil {
+			return err
+		}
+		retryTick := retry.C
+		if !waiting {
+			retryTick = nil
+		}
+		confirmTick := confirm.C
+		if !c.cfg.Subscribe {
+			confirmTick = nil
+		}
+		select {
+		case <-c.wake:
+		case <-retryTick:
+		case <-confirmTick:
+			if err := c.writeConfirm(conn); err != nil {
+				return err
+			}
+		case <-heartbeat.C:
+			if err := c.beat(conn); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (c *Client) flush(conn *connection, buf []byte) error {
+	if len(buf) == 0 {
+		return nil
+	}
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	if err := conn.wire.deadline(time.Now().Add(writeTimeout)); err != nil {
+		return fmt.Errorf("client: connection lost: %w", err)
+	}
+	if _, err := conn.wire.rw.Write(buf); err != nil {
+		return fmt.Errorf("client: connection lost: %w", err)
+	}
+	return nil
+}
+
+func (c *Client) hasRequests() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.requests) > 0
+}
+
+// dueFrames are the requests and messages that may go out now.
+func (c *Client) dueFrames(conn *connection) []*clientpb.ClientFrame {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := c.nextSends(conn)
+	now := time.Now()
+	for _, r := range c.requests {
+		if r.sentOn == nil && now.After(r.retry) {
+			r.sentOn = conn
+			out = append(out, r.frame)
+		}
+	}
+	return out
+}
+
+func (c *Client) writeConfirm(conn *connection) error {
+	c.mu.Lock()
+	pts := c.pts
+	due := pts > conn.confirmed
+	conn.confirmed = max(conn.confirmed, pts)
+	c.mu.Unlock()
+	if !due {
+		return nil
+	}
+	buf, err := appendFrame(nil, &clientpb.ClientFrame{Body: &clientpb.ClientFrame_Confirm{Confirm: &clientpb.Confirm{Pts: uint64(pts)}}})
+	if err != nil {
+		return err
+	}
+	return c.flush(conn, buf)
+}
+
+// beat sends a heartbeat and judges the server's silence as it judges ours.
+func (c *Client) beat(conn *connection) error {
+	c.mu.Lock()
+	silent := time.Since(conn.lastHeard)
+	c.mu.Unlock()
+	if silent > conn.heartbeat*proto.HeartbeatSilenceFactor/10 {
+		return errors.New("client: the server has been silent for too long")
+	}
+	buf, err := appendFrame(nil, &clientpb.ClientFrame{Body: &clientpb.ClientFrame_Heartbeat{Heartbeat: &clientpb.Heartbeat{}}})
+	if err != nil {
+		return err
+	}
+	return c.flush(conn, buf)
+}

@@ -1,0 +1,111 @@
+package controlclient
+
+import (
+	"cmp"
+	"crypto/ed25519"
+	"maps"
+	"slices"
+
+	"github.com/waggle-im/waggle/proto"
+	controlpb "github.com/waggle-im/waggle/proto/control"
+	"github.com/waggle-im/waggle/sharding"
+)
+
+// Node is one node as last heard of.
+type Node struct {
+	ID     proto.NodeID
+	Record *controlpb.NodeRecord // with its last load
+	Alive  bool                  // its lease stood when etcd was last heard
+}
+
+// Has tells whether the node has a role, as in "storage" or "edge".
+func (n Node) Has(role string) bool { return slices.Contains(n.Record.GetRoles(), role) }
+
+// View is the cluster at one moment. It is shared: nothing in it may be
+// changed.
+type View struct {
+	// Revision is etcd's when this was true; 0: from the copy on disk.
+	Revision int64
+	Routes   *sharding.Map
+	Cells    map[proto.CellID]*controlpb.CellRecord
+	Nodes    map[proto.NodeID]Node
+	Ranges   map[proto.RangeID]*controlpb.RangeRecord
+	Keys     map[string]*controlpb.KeyRecord
+}
+
+// ByRole lists the nodes of a role, those believed alive first, then by name.
+func (v *View) ByRole(role string) []Node {
+	return v.nodes(func(n Node) bool { return n.Has(role) })
+}
+
+// InCell lists the nodes of a cell, those believed alive first, then by name.
+func (v *View) InCell(cell proto.CellID) []Node {
+	return v.nodes(func(n Node) bool { return n.Record.GetCell() == string(cell) })
+}
+
+func (v *View) nodes(want func(Node) bool) []Node {
+	var found []Node
+	for _, n := range v.Nodes {
+		if want(n) {
+			found = append(found, n)
+		}
+	}
+	slices.SortFunc(found, func(a, b Node) int {
+		if a.Alive != b.Alive {
+			if a.Alive {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Compare(a.ID, b.ID)
+	})
+	return found
+}
+
+// publicKey is the key of an id.
+func (v *View) publicKey(kid string) (ed25519.PublicKey, bool) {
+	k, ok := v.Keys[kid]
+	if !ok || len(k.PublicKey) != ed25519.PublicKeySize {
+		return nil, false
+	}
+	return ed25519.PublicKey(k.PublicKey), true
+}
+
+// draft is a view being made: the maps are copied when first written, so that
+// a change of one node's load does not copy a hundred thousand ranges.
+type draft struct {
+	View
+	ownCells, ownNodes, ownRanges, ownKeys bool
+	routes                                 []sharding.Route
+	// lasting is set by changes worth writing to disk; loads are not.
+	lasting bool
+}
+
+func newDraft(v *View) *draft { return &draft{View: *v} }
+
+func own[M ~map[K]V, K comparable, V any](m *M, owned *bool) M {
+	if !*owned {
+		*m = maps.Clone(*m)
+		if *m == nil {
+			*m = M{}
+		}
+		*owned = true
+	}
+	return *m
+}
+
+func (d *draft) cells() map[proto.CellID]*controlpb.CellRecord { return own(&d.Cells, &d.ownCells) }
+func (d *draft) nodeMap() map[proto.NodeID]Node                { return own(&d.Nodes, &d.ownNodes) }
+func (d *draft) ranges() map[proto.RangeID]*controlpb.RangeRecord {
+	return own(&d.Ranges, &d.ownRanges)
+}
+func (d *draft) keys() map[string]*controlpb.KeyRecord { return own(&d.Keys, &d.ownKeys) }
+
+func (d *draft) finish(revision int64) *View {
+	if len(d.routes) > 0 {
+		d.Routes = d.Routes.With(d.routes...)
+	}
+	d.Revision = max(d.Revision, revision)
+	v := d.View
+	return &v
+}

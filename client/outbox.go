@@ -1,0 +1,179 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/waggle-im/waggle/proto"
+	clientpb "github.com/waggle-im/waggle/proto/client"
+)
+
+const (
+	// windowMessages and windowBytes bound what is sent and not yet answered.
+	// They stay below what the edge keeps for one connection.
+	windowMessages = 512
+	windowBytes    = 512 << 10
+	// retryCheck is how often refused messages are looked at.
+	retryCheck = 10 * time.Millisecond
+)
+
+// ErrOutboxFull refuses a message while too many are unacknowledged.
+var ErrOutboxFull = errors.New("client: the outbox is full: wait for acknowledgements")
+
+// ErrClosed is the error of what was unanswered when Run returned. Messages
+// may have been stored.
+var ErrClosed = errors.New("client: closed before the server answered")
+
+// Sent is where a message was stored.
+type Sent struct {
+	Thread      string
+	Seq         proto.Seq
+	Time        time.Time
+	ClientMsgID proto.ClientMsgID
+}
+
+// Pending is a message on its way.
+type Pending struct {
+	thread string
+	text   string
+	done   chan struct{}
+
+	// Owned by the client's lock until done is closed.
+	id       proto.ClientMsgID
+	hasID    bool
+	inFlight uint64    // request id, 0: not on the wire
+	notTill  time.Time // refused "retry later"
+	sent     Sent
+	err      error
+}
+
+// Done is closed when the message is stored or has failed for good.
+func (p *Pending) Done() <-chan struct{} { return p.done }
+
+// Result waits for the acknowledgement. When ctx ends first the message stays
+// in the outbox and may still be stored.
+func (p *Pending) Result(ctx context.Context) (Sent, error) {
+	select {
+	case <-p.done:
+		return p.sent, p.err
+	case <-ctx.Done():
+		return Sent{}, ctx.Err()
+	}
+}
+
+// Post puts a message into the outbox and returns at once. Messages to one
+// thread are stored in the order of their posting.
+//
+// Errors: [ErrOutboxFull], [ErrClosed].
+func (c *Client) Post(thread, text string) (*Pending, error) {
+	p := &Pending{thread: thread, text: text, done: make(chan struct{})}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.closed:
+		return nil, ErrClosed
+	case len(c.outbox) >= c.cfg.OutboxMax:
+		return nil, ErrOutboxFull
+	}
+	c.outbox = append(c.outbox, p)
+	c.wakeWriter()
+	return p, nil
+}
+
+// Send posts a message and waits until it is stored.
+//
+// Errors: what the server refused it with, as *proto.Error; ctx's, after
+// which the message may still be stored.
+func (c *Client) Send(ctx context.Context, thread, text string) (Sent, error) {
+	p, err := c.Post(thread, text)
+	if err != nil {
+		return Sent{}, err
+	}
+	return p.Result(ctx)
+}
+
+// Unacknowledged is the number of messages in the outbox.
+func (c *Client) Unacknowledged() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.outbox)
+}
+
+// nextSends numbers and frames what may go out now. It needs mu.
+func (c *Client) nextSends(conn *connection) []*clientpb.ClientFrame {
+	if len(c.outbox) == 0 {
+		return nil
+	}
+	now := time.Now()
+	var out []*clientpb.ClientFrame
+	before := map[string]*Pending{} // the latest unacknowledged one of each thread
+	held := map[string]bool{}       // threads whose order asks to wait
+	for _, p := range c.outbox {
+		previous := before[p.thread]
+		before[p.thread] = p
+		if p.inFlight != 0 {
+			continue
+		}
+		if held[p.thread] || now.Before(p.notTill) {
+			held[p.thread] = true
+			continue
+		}
+		if conn.unanswered >= windowMessages || conn.unansweredBytes >= windowBytes {
+			break
+		}
+		if !p.hasID {
+			p.id, p.hasID = proto.NewClientMsgID(now.Add(conn.clockOffset)), true
+		}
+		send := &clientpb.SendMessage{Thread: p.thread, ClientMsgId: p.id[:], Text: &clientpb.TextMessage{Text: p.text}}
+		if previous != nil {
+			send.After = previous.id[:]
+		}
+		c.nextRequest++
+		p.inFlight = c.nextRequest
+		conn.sends[p.inFlight] = p
+		conn.unanswered++
+		conn.unansweredBytes += len(p.text)
+		out = append(out, &clientpb.ClientFrame{Id: p.inFlight, Body: &clientpb.ClientFrame_SendMessage{SendMessage: send}})
+	}
+	return out
+}
+
+// sendAnswered takes the answer to a message. It needs mu.
+func (c *Client) sendAnswered(conn *connection, p *Pending, f *clientpb.ServerFrame) {
+	delete(conn.sends, f.Id)
+	conn.unanswered--
+	conn.unansweredBytes -= len(p.text)
+	p.inFlight = 0
+	if sent := f.GetMessageSent(); sent != nil {
+		p.sent = Sent{Thread: p.thread, Seq: proto.Seq(sent.Seq), Time: time.UnixMilli(sent.TimeMs), ClientMsgID: p.id}
+		c.finish(p)
+		return
+	}
+	err := serverError(f.GetError())
+	if err.Code.Class() == proto.ClassGiveUp {
+		p.err = err
+		c.finish(p)
+		return
+	}
+	p.notTill = time.Now().Add(err.Retry)
+}
+
+func (c *Client) finish(p *Pending) {
+	for i, other := range c.outbox {
+		if other == p {
+			c.outbox = append(c.outbox[:i], c.outbox[i+1:]...)
+			break
+		}
+	}
+	close(p.done)
+}
+
+// serverError is an error frame as an error; a frame of another kind is one
+// too.
+func serverError(e *clientpb.Error) *proto.Error {
+	if e == nil {
+		return proto.Errorf(proto.CodeBadFrame, "the server gave an answer that does not fit")
+	}
+	return proto.AsError(proto.FromWire(e.Code, e.Message, e.RetryMs))
+}

@@ -1,0 +1,149 @@
+package login
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/waggle-im/waggle/client/controlclient"
+	"github.com/waggle-im/waggle/controlplane/accounts"
+	"github.com/waggle-im/waggle/internal/token"
+	"github.com/waggle-im/waggle/proto"
+	cellpb "github.com/waggle-im/waggle/proto/cell"
+	controlpb "github.com/waggle-im/waggle/proto/control"
+)
+
+// rangeTimeout bounds the wait for the user's range.
+const rangeTimeout = 8 * time.Second
+
+// Cluster is what the service needs of controlclient.Client.
+type Cluster interface {
+	token.Keys
+	View() *controlclient.View
+}
+
+// Config is what a [Service] works with.
+type Config struct {
+	Store     *accounts.Store
+	Hasher    *accounts.Hasher
+	Registrar *accounts.Registrar
+	Issuer    *Issuer
+	Cluster   Cluster
+	Ranges    Ranges
+	Logger    *slog.Logger
+}
+
+// Service is the controlpb.Accounts service. Its errors are gRPC statuses
+// that carry codes of the registry (controlclient.FromStatus reads them).
+type Service struct {
+	controlpb.UnimplementedAccountsServer
+	Config
+}
+
+// New makes the service. It starts nothing.
+func New(c Config) *Service { return &Service{Config: c} }
+
+// Login checks a password and begins a session.
+//
+// Errors: [proto.CodeWrongPassword] for a wrong password, an unknown name and
+// an account without password alike, after the same time.
+func (s *Service) Login(ctx context.Context, req *controlpb.LoginRequest) (*controlpb.LoginReply, error) {
+	reply, err := s.login(ctx, req)
+	if err != nil {
+		s.Logger.Debug("login refused", "err", err)
+	}
+	return reply, controlclient.ToStatus(err)
+}
+
+func (s *Service) login(ctx context.Context, req *controlpb.LoginRequest) (*controlpb.LoginReply, error) {
+	var found *accounts.Account
+	hash := ""
+	if name, err := accounts.CanonicalName(req.Name); err == nil {
+		found, err = s.Store.ByName(ctx, name)
+		if err != nil && !errors.Is(err, accounts.ErrNotFound) {
+			return nil, err
+		}
+		if err == nil {
+			hash = found.PasswordHash
+		}
+	}
+	ok, err := s.Hasher.Verify(ctx, hash, req.Password)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, proto.Errorf(proto.CodeWrongPassword, "wrong name or password")
+	}
+	ctx, cancel := context.WithTimeout(ctx, rangeTimeout)
+	defer cancel()
+	if err := s.Registrar.Finish(ctx, found); err != nil {
+		return nil, err
+	}
+	session, err := s.Issuer.Issue(ctx, Request{User: found.User, Device: req.Device, Platform: req.Platform, Nonce: req.Nonce})
+	if err != nil {
+		return nil, err
+	}
+	return &controlpb.LoginReply{
+		User: uint64(found.User), Name: found.Name, Token: session.Token, ExpiresMs: session.Expires.UnixMilli(),
+		RefreshToken: session.RefreshToken, Device: session.Device, Edges: Edges(s.Cluster.View()),
+	}, nil
+}
+
+// Logout ends the device that a token speaks for, unless it has logged in
+// anew since. Repeating it changes nothing.
+func (s *Service) Logout(ctx context.Context, req *controlpb.LogoutRequest) (*controlpb.LogoutReply, error) {
+	claims, err := token.Verify(req.Token, s.Cluster, time.Now())
+	if err != nil {
+		return nil, controlclient.ToStatus(err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, rangeTimeout)
+	defer cancel()
+	_, err = s.Ranges.Do(ctx, claims.User.Range(), &cellpb.RelayRequest{Body: &cellpb.RelayRequest_LogoutDevice{LogoutDevice: &cellpb.LogoutDevice{
+		User: uint64(claims.User), Device: claims.Device, SessionNumber: claims.SessionNumber,
+	}}})
+	if err != nil {
+		return nil, controlclient.ToStatus(err)
+	}
+	return &controlpb.LogoutReply{}, nil
+}
+
+// FindUser finds a user by exact name. [proto.CodeUnknownUser].
+func (s *Service) FindUser(ctx context.Context, req *controlpb.FindUserRequest) (*controlpb.FindUserReply, error) {
+	unknown := proto.Errorf(proto.CodeUnknownUser, "there is no user %.40q", req.Name)
+	name, err := accounts.CanonicalName(req.Name)
+	if err != nil {
+		return nil, controlclient.ToStatus(unknown)
+	}
+	a, err := s.Store.ByName(ctx, name)
+	if errors.Is(err, accounts.ErrNotFound) || err == nil && a.State != accounts.StateActive {
+		return nil, controlclient.ToStatus(unknown)
+	}
+	if err != nil {
+		return nil, controlclient.ToStatus(err)
+	}
+	return &controlpb.FindUserReply{User: uint64(a.User), Name: a.Name}, nil
+}
+
+// Edges lists where clients connect, best first: of two chosen at random the
+// one with fewer sessions, then the rest at random. Those marked gone are left
+// out unless all are, because then it is etcd that is gone.
+func Edges(v *controlclient.View) []*controlpb.EdgeAddress {
+	all := v.ByRole("edge")
+	alive := slices.DeleteFunc(slices.Clone(all), func(n controlclient.Node) bool { return !n.Alive })
+	if len(alive) == 0 {
+		alive = all
+	}
+	rand.Shuffle(len(alive), func(i, j int) { alive[i], alive[j] = alive[j], alive[i] })
+	sessions := func(i int) uint64 { return alive[i].Record.GetLoad().GetSessions() }
+	if len(alive) > 1 && sessions(1) < sessions(0) {
+		alive[0], alive[1] = alive[1], alive[0]
+	}
+	out := make([]*controlpb.EdgeAddress, len(alive))
+	for i, n := range alive {
+		out[i] = &controlpb.EdgeAddress{Edge: string(n.ID), Tcp: n.Record.GetTcp(), Quic: n.Record.GetQuic()}
+	}
+	return out
+}

@@ -1,0 +1,159 @@
+package operator
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/waggle-im/waggle/client/controlclient"
+	"github.com/waggle-im/waggle/controlplane/topology"
+	"github.com/waggle-im/waggle/proto"
+	controlpb "github.com/waggle-im/waggle/proto/control"
+)
+
+func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }
+
+func cellStatuses(v *controlclient.View, rs reports) []*controlpb.CellStatus {
+	byRange := rs.ranges()
+	out := []*controlpb.CellStatus{}
+	for _, cell := range sortedKeys(v.Cells) {
+		st := &controlpb.CellStatus{
+			Cell: string(cell), State: string(topology.StateOf(v, cell)),
+			Nodes: uint64(len(v.InCell(cell))), Headroom: topology.Headroom(v, cell),
+		}
+		for id, rec := range v.Ranges {
+			if rec.Cell != string(cell) || !rec.Created {
+				continue
+			}
+			st.Ranges++
+			if r := byRange[id]; r != nil {
+				st.Users += r.entities
+			}
+		}
+		out = append(out, st)
+	}
+	return out
+}
+
+func state(n controlclient.Node) string {
+	if n.Alive {
+		return "alive"
+	}
+	return "gone"
+}
+
+func nodeStatuses(v *controlclient.View, rs reports) []*controlpb.NodeStatus {
+	out := []*controlpb.NodeStatus{}
+	for _, id := range sortedKeys(v.Nodes) {
+		n := v.Nodes[id]
+		rec, load := n.Record, n.Record.GetLoad()
+		st := &controlpb.NodeStatus{
+			Node: string(id), Cell: rec.GetCell(), Roles: rec.GetRoles(), Addr: rec.GetAddr(), Admin: rec.GetAdmin(), Pid: rec.GetPid(),
+			State: state(n), Ranges: load.GetRanges(), Leaders: load.GetLeaders(), Sessions: load.GetSessions(), Load: load.GetCpu(),
+		}
+		if r := rs[id]; r.answered {
+			st.Ranges, st.Leaders, st.Sessions = uint64(len(r.replicas)), 0, r.sessions
+			for _, replica := range r.replicas {
+				if replica.Leading {
+					st.Leaders++
+				}
+			}
+		}
+		out = append(out, st)
+	}
+	return out
+}
+
+func edgeStatuses(v *controlclient.View) []*controlpb.EdgeStatus {
+	out := []*controlpb.EdgeStatus{}
+	edges := v.ByRole("edge")
+	slices.SortFunc(edges, func(a, b controlclient.Node) int { return cmp.Compare(a.ID, b.ID) })
+	for _, n := range edges {
+		out = append(out, &controlpb.EdgeStatus{
+			Edge: string(n.ID), Tcp: n.Record.GetTcp(), Quic: n.Record.GetQuic(), Admin: n.Record.GetAdmin(), Pid: n.Record.GetPid(),
+			State: state(n), Sessions: n.Record.GetLoad().GetSessions(),
+		})
+	}
+	return out
+}
+
+func rangeStatuses(v *controlclient.View, rs reports) []*controlpb.RangeStatus {
+	byRange := rs.ranges()
+	out := []*controlpb.RangeStatus{}
+	for _, id := range sortedKeys(v.Ranges) {
+		out = append(out, rangeStatus(v.Ranges[id], byRange[id]))
+	}
+	return out
+}
+
+// rangeStatus joins a record with what the nodes say, whose descriptor is
+// right when it is newer.
+func rangeStatus(rec *controlpb.RangeRecord, r *rangeReport) *controlpb.RangeStatus {
+	id := proto.RangeID(rec.Range)
+	st := &controlpb.RangeStatus{
+		Range: rec.Range, Start: uint64(id.First()), End: uint64(id.Last()), Cell: rec.Cell, Epoch: rec.Epoch,
+	}
+	if r == nil {
+		for _, replica := range rec.Replicas {
+			st.Voters = append(st.Voters, replica.Node)
+		}
+		return st
+	}
+	st.Leader, st.Host, st.Entities, st.Bytes = r.leader, r.host, r.entities, r.bytes
+	if r.descriptor.Epoch >= rec.Epoch {
+		st.Cell, st.Epoch = r.descriptor.Cell, r.descriptor.Epoch
+	}
+	for _, replica := range r.descriptor.Replicas {
+		if replica.Learner {
+			st.Learners = append(st.Learners, replica.Node)
+		} else {
+			st.Voters = append(st.Voters, replica.Node)
+		}
+	}
+	return st
+}
+
+// leaderless counts created ranges that no node says it leads.
+func leaderless(v *controlclient.View, rs reports) (n uint64) {
+	byRange := rs.ranges()
+	for id, rec := range v.Ranges {
+		if rec.Created && (byRange[id] == nil || byRange[id].leading == nil) {
+			n++
+		}
+	}
+	return n
+}
+
+// problems says in words what an operator should look at.
+func problems(v *controlclient.View, rs reports) []string {
+	out := []string{}
+	for _, cell := range sortedKeys(v.Cells) {
+		storage := 0
+		for _, n := range v.InCell(cell) {
+			if n.Alive && n.Has("storage") {
+				storage++
+			}
+		}
+		want := int(max(1, v.Cells[cell].GetReplicas()))
+		switch {
+		case storage == 0:
+			out = append(out, fmt.Sprintf("cell %s has no live storage node: start its nodes", cell))
+		case storage < want:
+			out = append(out, fmt.Sprintf("cell %s has %d live storage nodes, new ranges need %d: start more", cell, storage, want))
+		}
+	}
+	for _, id := range sortedKeys(v.Nodes) {
+		n := v.Nodes[id]
+		switch r, asked := rs[id]; {
+		case !n.Alive:
+			out = append(out, fmt.Sprintf("node %s is gone (last at %s)", id, n.Record.GetAddr()))
+		case asked && !r.answered:
+			out = append(out, fmt.Sprintf("node %s holds its lease but does not answer at %s", id, n.Record.GetAddr()))
+		}
+	}
+	if n := leaderless(v, rs); n > 0 {
+		out = append(out, fmt.Sprintf("%d ranges have no leader: see `waggle ranges ls`", n))
+	}
+	return out
+}

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# All tests. Says what it does, stops at the first failure.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+step() { printf '\n== %s\n' "$*"; }
+step 'lint'
+deploy/dev/lint.sh
+step 'other systems build'
+GOOS=darwin go build ./...
+GOOS=windows go build ./...
+step 'tests'
+go test -race -count=1 -timeout 15m ./...

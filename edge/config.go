@@ -1,0 +1,62 @@
+package edge
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/waggle-im/waggle/edge/listen"
+	"github.com/waggle-im/waggle/edge/router"
+	"github.com/waggle-im/waggle/edge/session"
+)
+
+// Config says how an edge runs. The zero value listens on free loopback ports.
+type Config struct {
+	// Listen are the addresses and limits of connections. With neither
+	// address set: 127.0.0.1:0. HTTP and TLS are set by New.
+	Listen listen.Config
+	// Session tunes client sessions.
+	Session session.Config
+	// Router tunes the way to hosts.
+	Router router.Config
+	// DrainTimeout bounds the goodbye to clients when Run ends. 0: 3 s.
+	DrainTimeout time.Duration
+	// ReconnectSpread is the time over which clients are asked to come back
+	// elsewhere after a goodbye. 0: 2 s.
+	ReconnectSpread time.Duration
+}
+
+const drainTimeoutMax = 10 * time.Second
+
+// Validate checks c without changing it.
+func (c Config) Validate() error {
+	if c.DrainTimeout < 0 || c.DrainTimeout > drainTimeoutMax {
+		return fmt.Errorf("edge: the drain timeout is %s; it must be within 0 and %s", c.DrainTimeout, drainTimeoutMax)
+	}
+	if c.ReconnectSpread < 0 {
+		return errors.New("edge: the reconnect spread must not be negative")
+	}
+	if h := c.Listen.OutHighBytes; h != 0 && c.Session.OutBytesMax != 0 && h != c.Session.OutBytesMax {
+		return fmt.Errorf("edge: the listener's long queue (%d bytes) and the session's (%d) must be equal", h, c.Session.OutBytesMax)
+	}
+	return nil
+}
+
+func (c Config) withDefaults() Config {
+	if c.Listen.Addr == "" && c.Listen.PlaintextAddr == "" {
+		c.Listen.Addr = "127.0.0.1:0"
+	}
+	if c.DrainTimeout == 0 {
+		c.DrainTimeout = 3 * time.Second
+	}
+	if c.ReconnectSpread == 0 {
+		c.ReconnectSpread = 2 * time.Second
+	}
+	switch {
+	case c.Listen.OutHighBytes == 0:
+		c.Listen.OutHighBytes = c.Session.OutBytesMax
+	case c.Session.OutBytesMax == 0:
+		c.Session.OutBytesMax = c.Listen.OutHighBytes
+	}
+	return c
+}

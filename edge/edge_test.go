@@ -1,0 +1,450 @@
+package edge
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/quic-go/quic-go"
+	"go.uber.org/goleak"
+	pb "google.golang.org/protobuf/proto"
+
+	"github.com/waggle-im/waggle/client/cellclient"
+	"github.com/waggle-im/waggle/edge/session"
+	"github.com/waggle-im/waggle/proto"
+	clientpb "github.com/waggle-im/waggle/proto/client"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+type ctx = context.Context
+
+const patience = 30 * time.Second
+
+type setup struct {
+	e      *Edge
+	w      *world
+	keys   keys
+	h1, h2 *host
+	stop   context.CancelFunc
+	done   chan struct{}
+}
+
+func newSetup(t testing.TB, cfg Config) *setup {
+	t.Helper()
+	s := &setup{w: newWorld(), keys: newKeys(t), done: make(chan struct{})}
+	s.h1, s.h2 = startHost(t, s.w, "h1"), startHost(t, s.w, "h2")
+	dialer := cellclient.NewDialer(s.w, nil)
+	certificate := testCertificate(t)
+	cfg.Listen.Addr, cfg.Listen.PlaintextAddr = "127.0.0.1:0", "127.0.0.1:0"
+	var err error
+	s.e, err = New(cfg, Deps{
+		Node: "e1", Directory: s.w, Dialer: dialer, Locator: cellclient.NewLocator(s.w, dialer), Keys: s.keys,
+		TLS:          func() *tls.Config { return certificate },
+		Alternatives: func() []string { return []string{"other.example:443"} },
+		Metrics:      prometheus.NewRegistry(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	running, stop := context.WithCancel(context.Background())
+	s.stop = stop
+	go func() {
+		defer close(s.done)
+		if err := s.e.Run(running); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	}()
+	t.Cleanup(func() { stop(); <-s.done; _ = dialer.Close() })
+	return s
+}
+
+func testCertificate(t testing.TB) *tls.Config {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
+}
+
+// peer is a client of the edge.
+type peer struct {
+	t testing.TB
+	io.ReadWriter
+}
+
+func (s *setup) dial(t testing.TB, transport string) *peer {
+	t.Helper()
+	cfg := &tls.Config{InsecureSkipVerify: true, NextProtos: []string{proto.ALPN}}
+	var conn net.Conn
+	var err error
+	switch transport {
+	case "plain":
+		conn, err = net.Dial("tcp", s.e.PlaintextAddr().String())
+	case "tcp":
+		conn, err = tls.Dial("tcp", s.e.Addr().String(), cfg)
+	default:
+		dialing, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		q, err := quic.DialAddr(dialing, s.e.Addr().String(), cfg, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = q.CloseWithError(0, "") })
+		st, err := q.OpenStreamSync(dialing)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = st.SetDeadline(time.Now().Add(patience))
+		return &peer{t, st}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	_ = conn.SetDeadline(time.Now().Add(patience))
+	return &peer{t, conn}
+}
+
+func (p *peer) raw(b []byte) {
+	p.t.Helper()
+	if _, err := p.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...)); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+func (p *peer) say(f *clientpb.ClientFrame) { p.t.Helper(); p.raw(mustMarshal(f)) }
+
+func (p *peer) hear() (*clientpb.ServerFrame, error) {
+	var header [4]byte
+	if _, err := io.ReadFull(p, header[:]); err != nil {
+		return nil, err
+	}
+	b := make([]byte, binary.BigEndian.Uint32(header[:]))
+	if _, err := io.ReadFull(p, b); err != nil {
+		return nil, err
+	}
+	f := &clientpb.ServerFrame{}
+	return f, pb.Unmarshal(b, f)
+}
+
+func (p *peer) mustHear() *clientpb.ServerFrame {
+	p.t.Helper()
+	f, err := p.hear()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return f
+}
+
+// refused wants an error frame of code, then the end.
+func (p *peer) refused(code proto.Code) {
+	p.t.Helper()
+	f := p.mustHear()
+	if got := proto.Code(f.GetError().GetCode()); got != code || f.GetError().GetMessage() == "" {
+		p.t.Fatalf("got %v, want error %s", f, code)
+	}
+	p.ended()
+}
+
+func (p *peer) ended() {
+	p.t.Helper()
+	if f, err := p.hear(); !errors.Is(err, io.EOF) {
+		p.t.Fatalf("got %v, %v; want the end", f, err)
+	}
+}
+
+func (s *setup) helloFrame(t testing.TB, last uint64) *clientpb.ClientFrame {
+	return &clientpb.ClientFrame{Id: 1, Body: &clientpb.ClientFrame_Hello{Hello: &clientpb.Hello{
+		ProtocolVersion: proto.ClientProtocolVersion, Token: s.keys.token(t, time.Now().Add(time.Hour)), Device: "d1",
+		LastPts: last, Subscribe: true}}}
+}
+
+// login connects and waits for the Welcome.
+func (s *setup) login(t testing.TB, transport string, last uint64) *peer {
+	t.Helper()
+	p := s.dial(t, transport)
+	p.say(s.helloFrame(t, last))
+	w := p.mustHear().GetWelcome()
+	if w == nil || w.User != uint64(testUser) || w.ResumeFrom != last || w.Edge != "e1" || w.HeartbeatMs == 0 {
+		t.Fatalf("welcome: %v", w)
+	}
+	return p
+}
+
+func (p *peer) send(id uint64, text string) {
+	p.t.Helper()
+	p.say(&clientpb.ClientFrame{Id: id, Body: &clientpb.ClientFrame_SendMessage{SendMessage: &clientpb.SendMessage{
+		Text: &clientpb.TextMessage{Text: text}}}})
+}
+
+// updates wants the updates from … to, in order and nothing else.
+func (p *peer) updates(from, to uint64) {
+	p.t.Helper()
+	for want := from; want <= to; {
+		f := p.mustHear()
+		if f.GetUpdates() == nil {
+			p.t.Fatalf("got %v, want update %d", f, want)
+		}
+		for _, u := range f.GetUpdates().Updates {
+			if u.Pts != want {
+				p.t.Fatalf("update %d, want %d", u.Pts, want)
+			}
+			want++
+		}
+	}
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !ok(); <-time.After(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not in time: %s", what)
+		}
+	}
+}
+
+func TestLoginResumeRequestHeartbeatLogout(t *testing.T) {
+	for _, transport := range []string{"plain", "tcp", "quic"} {
+		t.Run(transport, func(t *testing.T) {
+			s := newSetup(t, Config{})
+			for i := range 5 {
+				s.h1.publish(fmt.Sprint("old ", i))
+			}
+			p := s.login(t, transport, 2)
+			p.updates(3, 5)
+			s.h1.publish("live")
+			p.updates(6, 6)
+			p.send(7, "hi")
+			if f := p.mustHear(); f.Id != 7 || f.GetMessageSent().GetThread() != "hi" {
+				t.Fatalf("response: %v", f)
+			}
+			p.say(&clientpb.ClientFrame{Id: 8, Body: &clientpb.ClientFrame_Heartbeat{Heartbeat: &clientpb.Heartbeat{}}})
+			if f := p.mustHear(); f.Id != 8 || f.GetHeartbeatAck().GetPts() != 6 {
+				t.Fatalf("heartbeat: %v", f)
+			}
+			if got := s.e.UserSessions(testUser); len(got) != 1 || got[0].Transport != transport || got[0].Device != "d1" {
+				t.Fatalf("sessions: %+v", got)
+			}
+			p.say(&clientpb.ClientFrame{Body: &clientpb.ClientFrame_Logout{Logout: &clientpb.Logout{}}})
+			if f := p.mustHear(); proto.Code(f.GetClosing().GetCode()) != proto.CodeLoggedOut {
+				t.Fatalf("closing: %v", f)
+			}
+			p.ended()
+			eventually(t, "no session", func() bool { return s.e.Sessions() == 0 })
+			eventually(t, "the host detached it", func() bool {
+				s.h1.mu.Lock()
+				defer s.h1.mu.Unlock()
+				return s.h1.detached == 1
+			})
+		})
+	}
+}
+
+func TestBadInputGetsAClearErrorAndDisturbsNobody(t *testing.T) {
+	s := newSetup(t, Config{})
+	good := s.login(t, "plain", 0)
+	with := func(change func(*clientpb.Hello)) []byte {
+		f := s.helloFrame(t, 0)
+		change(f.GetHello())
+		return mustMarshal(f)
+	}
+	for _, c := range []struct {
+		name string
+		raw  []byte
+		code proto.Code
+	}{
+		{"garbage", []byte("\xff\xff\xff"), proto.CodeBadFrame},
+		{"empty", nil, proto.CodeBadFrame},
+		{"unknown frame", []byte{0x8a, 0x06, 0}, proto.CodeBadFrame},
+		{"request before login", mustMarshal(&clientpb.ClientFrame{Id: 1, Body: &clientpb.ClientFrame_ListThreads{}}), proto.CodeBadFrame},
+		{"bad token", with(func(h *clientpb.Hello) { h.Token = "no" }), proto.CodeBadToken},
+		{"expired", with(func(h *clientpb.Hello) { h.Token = s.keys.token(t, time.Now().Add(-time.Hour)) }), proto.CodeTokenExpired},
+		{"other device", with(func(h *clientpb.Hello) { h.Device = "d2" }), proto.CodeBadToken},
+		{"version", with(func(h *clientpb.Hello) { h.ProtocolVersion = 99 }), proto.CodeBadVersion},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := s.dial(t, "plain")
+			p.raw(c.raw)
+			p.refused(c.code)
+		})
+	}
+	t.Run("oversized", func(t *testing.T) {
+		p := s.dial(t, "plain")
+		_, _ = p.Write([]byte{0x7f, 0, 0, 0})
+		// 0x7f is not a letter, so this is a native length.
+		p.refused(proto.CodeTooBig)
+	})
+	t.Run("second hello", func(t *testing.T) {
+		p := s.login(t, "plain", 0)
+		p.say(s.helloFrame(t, 0))
+		p.refused(proto.CodeDuplicateHello)
+	})
+	good.send(5, "still here")
+	if f := good.mustHear(); f.Id != 5 {
+		t.Fatalf("the other session got %v", f)
+	}
+}
+
+func TestMissedPushIsFetched(t *testing.T) {
+	s := newSetup(t, Config{})
+	p := s.login(t, "plain", 0)
+	s.h1.set(func(h *host) { h.skipPush = 2 })
+	for i := range 3 {
+		s.h1.publish(fmt.Sprint(i)) // only the third is pushed
+	}
+	p.updates(1, 3)
+}
+
+// TestSlowReader: while a client does not read, the edge holds little for it;
+// then it gets everything, in order.
+func TestSlowReader(t *testing.T) {
+	s := newSetup(t, Config{})
+	p := s.login(t, "plain", 0)
+	text := strings.Repeat("x", 15<<10)
+	const updates = 1200 // 18 MB, above what sockets hold
+	for range updates {
+		s.h1.publish(text)
+	}
+	eventually(t, "pushes dropped", func() bool { return s.e.sessions.Stats().Dropped > 0 })
+	p.updates(1, updates)
+	if s.e.sessions.Stats().Fetches == 0 {
+		t.Fatal("nothing was fetched")
+	}
+}
+
+func TestHostDies(t *testing.T) {
+	s := newSetup(t, Config{})
+	p := s.login(t, "plain", 0)
+	s.h1.publish("one")
+	p.updates(1, 1)
+	s.h1.set(func(h *host) { h.mute = true })
+	var want []string
+	for i := range 20 {
+		want = append(want, fmt.Sprint("m", i))
+		p.send(uint64(i+1), want[i])
+	}
+	eventually(t, "the first host has them", func() bool { return len(s.w.requests()) == 20 })
+	s.w.moveHost("h2")
+	s.h1.server.Stop()
+	s.h2.publish("two")
+	var answered []string
+	seen := false
+	for len(answered) < 20 || !seen {
+		f := p.mustHear()
+		switch {
+		case f.GetMessageSent() != nil:
+			answered = append(answered, f.GetMessageSent().Thread)
+		case f.GetUpdates() != nil && f.GetUpdates().Updates[0].Pts == 2:
+			seen = true
+		default:
+			t.Fatalf("got %v", f)
+		}
+	}
+	if !slices.Equal(answered, want) || !slices.Equal(s.w.requests()[20:], want) {
+		t.Fatalf("repeated %v, answered %v", s.w.requests()[20:], answered)
+	}
+	s.h2.mu.Lock()
+	defer s.h2.mu.Unlock()
+	if a := s.h2.attaches[len(s.h2.attaches)-1]; a.Pts != 1 || a.Attempt < 2 || string(a.Incarnation) != "incarnation-0001" {
+		t.Fatalf("the second attach was %v", a)
+	}
+}
+
+func TestSilentHost(t *testing.T) {
+	s := newSetup(t, Config{})
+	p := s.login(t, "plain", 0)
+	s.w.moveHost("h2")
+	s.h1.set(func(h *host) { h.deaf = true })
+	p.send(1, "x")
+	if f := p.mustHear(); f.Id != 1 || f.GetMessageSent() == nil {
+		t.Fatalf("got %v", f)
+	}
+}
+
+// TestRefusedElsewhere: a host that lost its grant answers requests with "not
+// here"; the client sees only the success.
+func TestRefusedElsewhere(t *testing.T) {
+	s := newSetup(t, Config{})
+	p := s.login(t, "plain", 0)
+	s.w.moveHost("h2")
+	for i := range 10 {
+		p.send(uint64(i+1), fmt.Sprint(i))
+	}
+	for i := range 10 {
+		if f := p.mustHear(); f.Id != uint64(i+1) || f.GetMessageSent() == nil {
+			t.Fatalf("got %v", f)
+		}
+	}
+}
+
+func TestNoHostInTime(t *testing.T) {
+	s := newSetup(t, Config{Session: session.Config{FirstAttachTimeout: 100 * time.Millisecond, FetchTimeout: 40 * time.Millisecond}})
+	s.w.moveHost("nobody")
+	p := s.dial(t, "plain")
+	p.say(s.helloFrame(t, 0))
+	p.refused(proto.CodeNotReady)
+}
+
+func TestIdleIsClosed(t *testing.T) {
+	s := newSetup(t, Config{Session: session.Config{HeartbeatInterval: 40 * time.Millisecond}})
+	p := s.login(t, "plain", 0)
+	if f := p.mustHear(); proto.Code(f.GetClosing().GetCode()) != proto.CodeIdle {
+		t.Fatalf("got %v", f)
+	}
+	p.ended()
+}
+
+func TestTooManyRequests(t *testing.T) {
+	s := newSetup(t, Config{})
+	s.h1.set(func(h *host) { h.mute = true })
+	p := s.login(t, "plain", 0)
+	for i := range proto.RequestsInFlightMax + 1 {
+		p.send(uint64(i+1), "x")
+	}
+	f := p.mustHear()
+	if e := f.GetError(); f.Id != proto.RequestsInFlightMax+1 || proto.Code(e.GetCode()) != proto.CodeOverloaded || e.RetryMs == 0 {
+		t.Fatalf("got %v", f)
+	}
+}
+
+func TestDrain(t *testing.T) {
+	s := newSetup(t, Config{})
+	var peers []*peer
+	for _, transport := range []string{"plain", "tcp", "quic"} {
+		peers = append(peers, s.login(t, transport, 0))
+	}
+	s.stop()
+	for _, p := range peers {
+		c := p.mustHear().GetClosing()
+		if proto.Code(c.GetCode()) != proto.CodeShuttingDown || !slices.Equal(c.Alternatives, []string{"other.example:443"}) || c.RetryMs == 0 {
+			t.Fatalf("closing: %v", c)
+		}
+		p.ended()
+	}
+	select {
+	case <-s.done:
+	case <-time.After(patience):
+		t.Fatal("Run did not return")
+	}
+}

@@ -1,0 +1,158 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/waggle-im/waggle/client/controlclient"
+	"github.com/waggle-im/waggle/proto"
+	controlpb "github.com/waggle-im/waggle/proto/control"
+)
+
+const (
+	// bodyBytesMax bounds the body of an account request.
+	bodyBytesMax = 64 << 10
+	// bodyTimeout bounds the reading of one.
+	bodyTimeout = 10 * time.Second
+	// accountsTimeout bounds a call to the accounts: a hash and a commit in
+	// the user's range, behind a queue of others.
+	accountsTimeout = 10 * time.Second
+)
+
+// Mount adds handlers of other packages to the gateway's.
+type Mount interface {
+	// Routes registers them; patterns are those of [http.ServeMux].
+	Routes(*http.ServeMux)
+}
+
+// New is the handler of an edge's HTTP side. mounts may be empty.
+func New(accounts controlpb.AccountsClient, mounts ...Mount) http.Handler {
+	g := &gateway{accounts: accounts}
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /trylogin_server", g.login)
+	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		_, _ = io.WriteString(w, "ok\n")
+	})
+	for _, m := range mounts {
+		m.Routes(mux)
+	}
+	return mux
+}
+
+type gateway struct{ accounts controlpb.AccountsClient }
+
+type loginRequest struct {
+	Username string `json:"username"`
+	Password string `json:"password"`
+	Device   string `json:"device"`
+	Platform string `json:"platform"`
+}
+
+type loginReply struct {
+	Error        int         `json:"error"`
+	UUID         string      `json:"uuid"`
+	Username     string      `json:"username"`
+	Token        string      `json:"token"`
+	ExpiresAt    string      `json:"expires_at"`
+	RefreshToken string      `json:"refresh_token"`
+	Device       string      `json:"device"`
+	Host         string      `json:"host"`
+	Port         string      `json:"port"`
+	Edges        []loginEdge `json:"edges"`
+}
+
+type loginEdge struct {
+	Edge string `json:"edge"`
+	TCP  string `json:"tcp"`
+	QUIC string `json:"quic"`
+}
+
+func (g *gateway) login(w http.ResponseWriter, r *http.Request) {
+	var in loginRequest
+	if !readJSON(w, r, &in) {
+		return
+	}
+	for _, f := range []struct {
+		name, value string
+		max         int
+	}{{"username", in.Username, proto.NameBytesMax}, {"password", in.Password, 4 * 128}} {
+		if f.value == "" || len(f.value) > f.max {
+			Problem{Status: http.StatusBadRequest, Code: proto.CodeBadRequest.String(), Error: errorBadField,
+				Detail: "the field " + strconv.Quote(f.name) + " must have 1 to " + strconv.Itoa(f.max) + " bytes"}.write(w)
+			return
+		}
+	}
+	if len(in.Device) > proto.DeviceIDBytesMax || len(in.Platform) > proto.DeviceIDBytesMax {
+		Problem{Status: http.StatusBadRequest, Code: proto.CodeBadRequest.String(), Error: errorBadField,
+			Detail: `the fields "device" and "platform" must have at most ` + strconv.Itoa(proto.DeviceIDBytesMax) + " bytes"}.write(w)
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), accountsTimeout)
+	defer cancel()
+	// The caller may repeat the request at another control plane: the nonce
+	// makes that one login.
+	nonce := uuid.New()
+	reply, err := g.accounts.Login(ctx, &controlpb.LoginRequest{
+		Name: in.Username, Password: in.Password, Device: in.Device, Platform: in.Platform, Nonce: nonce[:],
+	})
+	if err != nil {
+		problemOf(controlclient.FromStatus(err)).write(w)
+		return
+	}
+	if len(reply.Edges) == 0 {
+		Problem{Status: http.StatusServiceUnavailable, Code: "no_edge", Error: errorNoEdge,
+			Detail: "no edge is alive; try again", retry: time.Second}.write(w)
+		return
+	}
+	writeJSON(w, asLoginReply(reply))
+}
+
+func asLoginReply(reply *controlpb.LoginReply) loginReply {
+	out := loginReply{
+		UUID: strconv.FormatUint(reply.User, 10), Username: reply.Name,
+		Token: reply.Token, ExpiresAt: time.UnixMilli(reply.ExpiresMs).UTC().Format(time.RFC3339),
+		RefreshToken: reply.RefreshToken, Device: reply.Device,
+	}
+	out.Host, out.Port, _ = net.SplitHostPort(reply.Edges[0].Tcp)
+	for _, e := range reply.Edges {
+		out.Edges = append(out.Edges, loginEdge{Edge: e.Edge, TCP: e.Tcp, QUIC: e.Quic})
+	}
+	return out
+}
+
+// readJSON reads a request's body into out, or answers why it cannot.
+func readJSON(w http.ResponseWriter, r *http.Request, out any) bool {
+	// Not every connection has deadlines (HTTP/3 streams do): best effort.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, bodyBytesMax))
+	var tooBig *http.MaxBytesError
+	if errors.As(err, &tooBig) {
+		Problem{Status: http.StatusRequestEntityTooLarge, Code: proto.CodeTooBig.String(), Error: errorBadJSON,
+			Detail: "the body may have at most " + strconv.Itoa(bodyBytesMax) + " bytes"}.write(w)
+		return false
+	}
+	if err == nil {
+		err = json.Unmarshal(body, out)
+	}
+	if err != nil {
+		Problem{Status: http.StatusBadRequest, Code: "bad_json", Error: errorBadJSON,
+			Detail: "the body is not the JSON object this path expects: " + err.Error()}.write(w)
+		return false
+	}
+	return true
+}
+
+func writeJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	_ = json.NewEncoder(w).Encode(v)
+}

@@ -1,0 +1,120 @@
+package listen
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/waggle-im/waggle/proto"
+)
+
+// Config says where and how to listen. The zero value of every field but Addr
+// or PlaintextAddr is usable.
+type Config struct {
+	// Addr is host:port for TLS over TCP and for QUIC over UDP, both on the
+	// same port (0: a free one). Empty: no TLS and no QUIC.
+	Addr string
+	// PlaintextAddr is host:port for TCP without TLS. Empty: none.
+	PlaintextAddr string
+	// TLS gives the certificates. It is asked for every handshake, so a
+	// reloaded certificate is used at once; returning the same pointer for
+	// the same certificates keeps that cheap. Needed with Addr.
+	TLS func() *tls.Config
+	// HTTP serves h2, http/1.1 and h3, and HTTP on the plaintext port. Nil:
+	// such connections are closed.
+	HTTP http.Handler
+
+	// HelloTimeout is from accept to SetLoggedIn. 0: proto.HelloTimeout.
+	HelloTimeout time.Duration
+	// HandshakeTimeout bounds a TLS or QUIC handshake.
+	// 0: proto.HandshakeTimeout.
+	HandshakeTimeout time.Duration
+	// SlowWriterTimeout is how long a non-empty queue may make no progress.
+	// 0: 10 s.
+	SlowWriterTimeout time.Duration
+	// CloseFlushTimeout bounds writing the rest of a closing connection.
+	// 0: proto.CloseFlushTimeout.
+	CloseFlushTimeout time.Duration
+	// QUICIdleTimeout ends a QUIC connection whose peer is gone. 0: 90 s,
+	// three heartbeats.
+	QUICIdleTimeout time.Duration
+
+	// OutHighBytes is the queue length above which nothing more is read from
+	// the peer. 0: proto.SessionOutBytesMax.
+	OutHighBytes int
+	// OutBytesMax is the queue length past which the connection is torn
+	// down: answers to requests already read must fit. 0: 4 MiB.
+	OutBytesMax int
+
+	// HalfOpenMax bounds connections before login in all. 0: 16,384.
+	HalfOpenMax int
+	// HalfOpenPerAddressMax bounds them per peer address. 0: 256.
+	HalfOpenPerAddressMax int
+	// NewPerAddressPerSecondMax bounds accepts per peer address. 0: 200.
+	NewPerAddressPerSecondMax int
+	// HandshakesMax bounds TLS handshakes running at once; more wait in the
+	// kernel's backlog. 0: 1,024.
+	HandshakesMax int
+	// ExemptLoopback lifts the limits per address for loopback peers.
+	ExemptLoopback bool
+
+	// Pollers is the number of goroutines serving parked connections. 0: 2.
+	Pollers int
+	// Portable gives every TCP connection a goroutine, as on systems without
+	// epoll.
+	Portable bool
+}
+
+// Validate checks c without changing it.
+func (c Config) Validate() error {
+	if c.Addr == "" && c.PlaintextAddr == "" {
+		return errors.New("listen: neither an address nor a plaintext address is set")
+	}
+	if c.Addr != "" && c.TLS == nil {
+		return fmt.Errorf("listen: %s needs certificates (for plaintext use the plaintext address)", c.Addr)
+	}
+	for name, d := range map[string]time.Duration{
+		"hello": c.HelloTimeout, "handshake": c.HandshakeTimeout, "slow writer": c.SlowWriterTimeout,
+		"close flush": c.CloseFlushTimeout, "QUIC idle": c.QUICIdleTimeout,
+	} {
+		if d < 0 {
+			return fmt.Errorf("listen: the %s timeout is %s; it must not be negative", name, d)
+		}
+	}
+	for name, n := range map[string]int{
+		"high out-queue": c.OutHighBytes, "largest out-queue": c.OutBytesMax, "half-open": c.HalfOpenMax,
+		"half-open per address": c.HalfOpenPerAddressMax, "new per address and second": c.NewPerAddressPerSecondMax,
+		"handshakes": c.HandshakesMax, "pollers": c.Pollers,
+	} {
+		if n < 0 {
+			return fmt.Errorf("listen: the limit %q is %d; it must not be negative", name, n)
+		}
+	}
+	return nil
+}
+
+func (c Config) withDefaults() Config {
+	c.HelloTimeout = orDefault(c.HelloTimeout, proto.HelloTimeout)
+	c.HandshakeTimeout = orDefault(c.HandshakeTimeout, proto.HandshakeTimeout)
+	c.SlowWriterTimeout = orDefault(c.SlowWriterTimeout, 10*time.Second)
+	c.CloseFlushTimeout = orDefault(c.CloseFlushTimeout, proto.CloseFlushTimeout)
+	c.QUICIdleTimeout = orDefault(c.QUICIdleTimeout, 90*time.Second)
+	c.OutHighBytes = orDefault(c.OutHighBytes, proto.SessionOutBytesMax)
+	c.OutBytesMax = orDefault(c.OutBytesMax, 4<<20)
+	c.HalfOpenMax = orDefault(c.HalfOpenMax, 16384)
+	c.HalfOpenPerAddressMax = orDefault(c.HalfOpenPerAddressMax, 256)
+	c.NewPerAddressPerSecondMax = orDefault(c.NewPerAddressPerSecondMax, 200)
+	c.HandshakesMax = orDefault(c.HandshakesMax, 1024)
+	c.Pollers = orDefault(c.Pollers, 2)
+	return c
+}
+
+func orDefault[T comparable](value, fallback T) T {
+	var zero T
+	if value == zero {
+		return fallback
+	}
+	return value
+}

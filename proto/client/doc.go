@@ -1,0 +1,102 @@
+// Package clientpb is what a person's client and an edge say to each other.
+// This comment is the specification; client.proto has the fields, proto/errors.go
+// the error codes, proto/limits.go every limit.
+//
+// # Carriage
+//
+// A frame is a 4-byte big-endian length and that many bytes of protobuf:
+// [ClientFrame] towards the server, [ServerFrame] towards the client. A frame
+// has at most 4 KiB before login and 64 KiB after it; a greater length is
+// answered with an Error (too_big) and the connection is closed. Frames travel
+//
+//   - over TLS 1.3 on TCP, ALPN "waggle/1";
+//   - over QUIC, ALPN "waggle/1", on the first bidirectional stream the client
+//     opens; other streams are not read; 0-RTT is off;
+//   - over plain TCP where the operator opened such a port. A first byte that
+//     is an ASCII letter makes the connection HTTP instead.
+//
+// # Login and resume
+//
+// The first frame is [Hello], complete within 5 s of connecting. Anything else
+// is refused. The token names user and device and is checked by the edge
+// alone; Hello.device must be the token's. A client that keeps updates names
+// the incarnation and pts of the last one it has processed, or asks by
+// from_confirmed for the position the server keeps for its device; without
+// subscribe it gets no updates and cannot confirm any.
+//
+// [Welcome] answers as soon as a host of the user's range has taken the
+// session, within 5 s; else the answer is an Error (not_ready) that says when
+// to come again. Updates after Welcome.resume_from follow in order. If the log
+// cannot be continued from where the client is (another incarnation, trimmed,
+// beyond the end), Welcome.resync is set and [Resync] follows: page threads and
+// history, then apply the updates after Resync.pts, which may repeat what was
+// read. Resync may also come later, on a running connection.
+//
+// Requests may be sent right behind Hello; they wait for the Welcome.
+//
+// # Requests
+//
+// A request has an id above 0, unique among the connection's unanswered
+// requests. Requests are pipelined, at most 1,024 and 1 MiB unanswered;
+// responses carry the id and may come out of order. Error answers a request
+// that failed: class "retry later" names how long to wait, "give up" says why
+// (a request is never answered with class "retry elsewhere": the edge repeats
+// it itself).
+//
+// Every request may be repeated without harm. SendMessage is made so by
+// client_msg_id, a UUIDv7 of the server's time (learnt from Welcome and
+// HeartbeatAck): the same id gives the same message back. The edge relies on
+// this: while a host is replaced it keeps what is unanswered and repeats it in
+// order, and the client notices nothing but a pause. SendMessage.after names
+// the device's previous send in the thread while that is unanswered, so that a
+// lost one cannot be overtaken.
+//
+// # Updates
+//
+// [Updates] frames carry the user's log densely: the pts of each update is one
+// more than that of the one before. A client that reads slowly is not cut off
+// for it at once: the edge stops queueing, and continues from the log when the
+// client has read. Once processed, updates are acknowledged by [Confirm] with
+// the highest pts, now and then; what was not confirmed comes again only if
+// the client asks for it by Hello.
+//
+// # Heartbeat and end
+//
+// Welcome.heartbeat_ms is how often to send [Heartbeat] when there is nothing
+// else to say. After 2.5 intervals in silence the edge closes. HeartbeatAck
+// carries the newest pts the edge knows of.
+//
+// Whenever the server ends a connection it writes what is queued for at most
+// 1 s, last a frame that says why, then finishes its side and waits within the
+// same second for the client to finish the other: [Closing] when the session
+// was in order (logged out, idle, displaced, the edge shuts down: alternatives
+// are other edges' addresses, to be tried after retry_ms), Error with the
+// offending id, or 0, when the protocol was broken. A connection that ends
+// without such a frame was lost: connect again and resume.
+//
+// # Frames
+//
+//	frame          direction  answer         meaning
+//	-----          ---------  ------         -------
+//	Hello          →          Welcome        who connects, from where to resume
+//	Heartbeat      →          HeartbeatAck   still here; answered by the edge
+//	Logout         →          Closing        end this connection in order
+//	Confirm        →          none           processed all updates up to pts
+//	SendMessage    →          MessageSent    append a message; answered once durable
+//	ReadHistory    →          History        page through a thread by seq
+//	ListThreads    →          Threads        page through the threads, newest first
+//	MarkRead       →          ReadMarked     raise the read mark of a thread
+//	FindUser       →          UserFound      by exact name or id
+//
+//	Welcome        ←                         the session is attached
+//	HeartbeatAck   ←                         newest pts and server time
+//	Error          ←                         a request, or with id 0 the connection, is refused
+//	Closing        ←                         last frame: why, and where to go
+//	Updates        ←                         consecutive updates of the log; not asked for
+//	Resync         ←                         resuming is impossible; read anew, continue after pts
+//	MessageSent    ←                         thread, seq and time of the message
+//	History        ←                         rows of a thread, oldest first
+//	Threads        ←                         one page of threads
+//	ReadMarked     ←                         the mark as it stands now
+//	UserFound      ←                         id and name
+package clientpb
