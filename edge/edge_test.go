@@ -398,6 +398,39 @@ func TestRefusedElsewhere(t *testing.T) {
 	}
 }
 
+// TestNewerEpoch: the directory names a newer owner while nothing else
+// happens; the session goes there and the old host is told.
+func TestNewerEpoch(t *testing.T) {
+	s := newSetup(t, Config{})
+	p := s.login(t, "plain", 0)
+	s.w.mu.Lock()
+	s.w.host, s.w.epoch, s.w.routes = "h2", 2, nil
+	s.w.mu.Unlock()
+	eventually(t, "attached at the new host", func() bool {
+		s.h2.mu.Lock()
+		defer s.h2.mu.Unlock()
+		return len(s.h2.attaches) > 0 && s.h2.attaches[0].Epoch == 2
+	})
+	eventually(t, "the old host was told", func() bool {
+		s.h1.mu.Lock()
+		defer s.h1.mu.Unlock()
+		return s.h1.detached == 1
+	})
+	s.h2.publish("new")
+	p.updates(1, 1)
+}
+
+func TestHostEndsSession(t *testing.T) {
+	s := newSetup(t, Config{})
+	p := s.login(t, "tcp", 0)
+	s.h1.end(proto.CodeDisplaced)
+	if c := p.mustHear().GetClosing(); proto.Code(c.GetCode()) != proto.CodeDisplaced || c.Message != "why" {
+		t.Fatalf("closing: %v", c)
+	}
+	p.ended()
+	eventually(t, "no session", func() bool { return s.e.Sessions() == 0 })
+}
+
 func TestNoHostInTime(t *testing.T) {
 	s := newSetup(t, Config{Session: session.Config{FirstAttachTimeout: 100 * time.Millisecond, FetchTimeout: 40 * time.Millisecond}})
 	s.w.moveHost("nobody")

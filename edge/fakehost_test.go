@@ -21,13 +21,14 @@ import (
 // world is what the fake nodes share: the log of the one user, and who hosts
 // it.
 type world struct {
-	mu    sync.Mutex // guards the fields below
-	log   []string   // update pts is log[pts-1]
-	host  proto.NodeID
-	epoch proto.Epoch
-	addrs map[proto.NodeID]string
-	asked []string // texts of requests in the order the hosts got them
-	known map[string]bool
+	mu     sync.Mutex // guards the fields below
+	log    []string   // update pts is log[pts-1]
+	host   proto.NodeID
+	epoch  proto.Epoch
+	addrs  map[proto.NodeID]string
+	routes *sharding.Map // nil: to be made anew
+	asked  []string      // texts of requests in the order the hosts got them
+	known  map[string]bool
 }
 
 const testUser = proto.EntityID(4100) // range 1
@@ -38,7 +39,12 @@ func newWorld() *world {
 
 // Routes, NodeAddr and CellNodes make world a cellclient.Directory.
 func (w *world) Routes() *sharding.Map {
-	return sharding.New([]sharding.Route{{Range: 1, Cell: "c1", Epoch: 1, Nodes: []proto.NodeID{"h1", "h2"}}})
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.routes == nil {
+		w.routes = sharding.New([]sharding.Route{{Range: 1, Cell: "c1", Epoch: w.epoch, Nodes: []proto.NodeID{"h1", "h2"}}})
+	}
+	return w.routes
 }
 
 func (w *world) NodeAddr(n proto.NodeID) (string, bool) {
@@ -228,6 +234,20 @@ func push(pts uint64, text string, newest uint64) *cellpb.Push {
 	return &cellpb.Push{FirstPts: pts, LastPts: pts, Newest: newest, Frame: mustMarshal(&clientpb.ServerFrame{
 		Body: &clientpb.ServerFrame_Updates{Updates: &clientpb.Updates{Updates: []*clientpb.Update{{Pts: pts,
 			Body: &clientpb.Update_Event{Event: &clientpb.Event{Body: &clientpb.Event_Text{Text: &clientpb.TextMessage{Text: text}}}}}}}}})}
+}
+
+// end tells every attached session to go, with code.
+func (h *host) end(code proto.Code) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for s := range h.streams {
+		s.mu.Lock()
+		for id := range s.subs {
+			_ = s.call.Send(&cellpb.HostBatch{Frames: []*cellpb.HostFrame{{Sessions: []uint64{id},
+				Body: &cellpb.HostFrame_End{End: &cellpb.EndSession{Code: uint32(code), Message: "why"}}}}})
+		}
+		s.mu.Unlock()
+	}
 }
 
 // publish appends an update and pushes it, unless that push is to be lost.

@@ -2,6 +2,7 @@ package controlclient
 
 import (
 	"context"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -34,7 +35,7 @@ func NewAccounts(v Viewer, d Dialer) *Accounts { return &Accounts{viewer: v, dia
 // Login is repeated at the next control plane when one cannot be reached; the
 // nonce of the request makes that harmless.
 func (a *Accounts) Login(ctx context.Context, in *controlpb.LoginRequest, opts ...grpc.CallOption) (out *controlpb.LoginReply, err error) {
-	err = a.each(func(c controlpb.AccountsClient) (err error) {
+	err = a.each(ctx, func(ctx context.Context, c controlpb.AccountsClient) (err error) {
 		out, err = c.Login(ctx, in, opts...)
 		return err
 	})
@@ -43,7 +44,7 @@ func (a *Accounts) Login(ctx context.Context, in *controlpb.LoginRequest, opts .
 
 // Logout ends the device a token speaks for; repeating it is harmless.
 func (a *Accounts) Logout(ctx context.Context, in *controlpb.LogoutRequest, opts ...grpc.CallOption) (out *controlpb.LogoutReply, err error) {
-	err = a.each(func(c controlpb.AccountsClient) (err error) {
+	err = a.each(ctx, func(ctx context.Context, c controlpb.AccountsClient) (err error) {
 		out, err = c.Logout(ctx, in, opts...)
 		return err
 	})
@@ -52,24 +53,34 @@ func (a *Accounts) Logout(ctx context.Context, in *controlpb.LogoutRequest, opts
 
 // FindUser finds a user by exact name.
 func (a *Accounts) FindUser(ctx context.Context, in *controlpb.FindUserRequest, opts ...grpc.CallOption) (out *controlpb.FindUserReply, err error) {
-	err = a.each(func(c controlpb.AccountsClient) (err error) {
+	err = a.each(ctx, func(ctx context.Context, c controlpb.AccountsClient) (err error) {
 		out, err = c.FindUser(ctx, in, opts...)
 		return err
 	})
 	return out, err
 }
 
+// attemptTimeout bounds the wait for one control plane when there is another
+// to ask: one that is asleep must not use up the caller's whole time.
+const attemptTimeout = 4 * time.Second
+
 // each calls do with one control plane after the other until one answers.
-func (a *Accounts) each(do func(controlpb.AccountsClient) error) error {
+func (a *Accounts) each(ctx context.Context, do func(context.Context, controlpb.AccountsClient) error) error {
 	var last error = proto.Errorf(proto.CodeUnavailable, "no control plane is known here yet: try again")
-	for _, n := range a.viewer.View().ByRole("controlplane") {
+	nodes := a.viewer.View().ByRole("controlplane")
+	for i, n := range nodes {
 		conn, err := a.dialer.Conn(n.ID)
 		if err != nil {
 			last = proto.AsError(err)
 			continue
 		}
-		last = FromStatus(do(controlpb.NewAccountsClient(conn)))
-		if proto.CodeOf(last) != proto.CodeUnavailable {
+		attempt, cancel := ctx, context.CancelFunc(func() {})
+		if i < len(nodes)-1 {
+			attempt, cancel = context.WithTimeout(ctx, attemptTimeout)
+		}
+		last = FromStatus(do(attempt, controlpb.NewAccountsClient(conn)))
+		cancel()
+		if proto.CodeOf(last) != proto.CodeUnavailable || ctx.Err() != nil {
 			return last
 		}
 	}

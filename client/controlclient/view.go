@@ -43,6 +43,22 @@ func (v *View) InCell(cell proto.CellID) []Node {
 	return v.nodes(func(n Node) bool { return n.Record.GetCell() == string(cell) })
 }
 
+// ByCell groups the nodes of all cells; those of one are sorted as by
+// [View.InCell]. It is one pass over all nodes: whoever looks at many cells
+// calls it once.
+func (v *View) ByCell() map[proto.CellID][]Node {
+	out := map[proto.CellID][]Node{}
+	for _, n := range v.Nodes {
+		if cell := proto.CellID(n.Record.GetCell()); cell != "" {
+			out[cell] = append(out[cell], n)
+		}
+	}
+	for _, nodes := range out {
+		slices.SortFunc(nodes, aliveFirst)
+	}
+	return out
+}
+
 func (v *View) nodes(want func(Node) bool) []Node {
 	var found []Node
 	for _, n := range v.Nodes {
@@ -50,16 +66,18 @@ func (v *View) nodes(want func(Node) bool) []Node {
 			found = append(found, n)
 		}
 	}
-	slices.SortFunc(found, func(a, b Node) int {
-		if a.Alive != b.Alive {
-			if a.Alive {
-				return -1
-			}
-			return 1
-		}
-		return cmp.Compare(a.ID, b.ID)
-	})
+	slices.SortFunc(found, aliveFirst)
 	return found
+}
+
+func aliveFirst(a, b Node) int {
+	if a.Alive != b.Alive {
+		if a.Alive {
+			return -1
+		}
+		return 1
+	}
+	return cmp.Compare(a.ID, b.ID)
 }
 
 // publicKey is the key of an id.

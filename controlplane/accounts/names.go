@@ -12,8 +12,9 @@ import (
 const (
 	// EmailBytesMax bounds an address (RFC 5321's path without brackets).
 	EmailBytesMax = 254
-	// PasswordBytesMin and PasswordBytesMax bound a password.
+	// PasswordBytesMin is the shortest password taken.
 	PasswordBytesMin = 8
+	// PasswordBytesMax keeps hashing cheap to refuse.
 	PasswordBytesMax = 128
 )
 

@@ -109,7 +109,7 @@ func (p phc) String() string {
 }
 
 func parsePHC(s string) (p phc, err error) {
-	bad := fmt.Errorf("accounts: a stored password hash cannot be read: set the password anew")
+	bad := proto.Errorf(proto.CodeCorrupt, "the stored password hash of this account cannot be read: set the password anew")
 	parts := strings.Split(s, "$")
 	if len(parts) != 6 || parts[0] != "" || parts[1] != "argon2id" || parts[2] != fmt.Sprintf("v=%d", argon2.Version) {
 		return p, bad

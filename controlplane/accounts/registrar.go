@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/waggle-im/waggle/proto"
 )
 
@@ -21,6 +23,10 @@ const (
 	// sweepInterval is how often the sweeper looks.
 	sweepInterval = 5 * time.Second
 	sweepPage     = 100
+	// sweepsAtOnce and sweepTimeout keep rows of a dead cell from holding up
+	// the others.
+	sweepsAtOnce = 16
+	sweepTimeout = 3 * time.Second
 )
 
 // Placer chooses the range of a new user.
@@ -188,9 +194,21 @@ func (r *Registrar) Sweep(ctx context.Context, before time.Time) (finished int, 
 		if err != nil {
 			return finished, err
 		}
-		for _, a := range page {
+		errs := make([]error, len(page))
+		var g errgroup.Group
+		g.SetLimit(sweepsAtOnce)
+		for i, a := range page {
 			after = a.ID
-			if err := r.Finish(ctx, a); err == nil {
+			g.Go(func() error {
+				ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
+				defer cancel()
+				errs[i] = r.Finish(ctx, a)
+				return nil
+			})
+		}
+		_ = g.Wait()
+		for _, err := range errs {
+			if err == nil {
 				finished++
 			} else if first == nil {
 				first = err

@@ -52,7 +52,10 @@ func New(c Config) *Service { return &Service{Config: c} }
 // an account without password alike, after the same time.
 func (s *Service) Login(ctx context.Context, req *controlpb.LoginRequest) (*controlpb.LoginReply, error) {
 	reply, err := s.login(ctx, req)
-	if err != nil {
+	switch {
+	case proto.CodeOf(err) == proto.CodeUnavailable:
+		s.Logger.Warn("login failed", "err", err)
+	case err != nil:
 		s.Logger.Debug("login refused", "err", err)
 	}
 	return reply, controlclient.ToStatus(err)

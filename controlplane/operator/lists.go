@@ -15,23 +15,26 @@ import (
 func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }
 
 func cellStatuses(v *controlclient.View, rs reports) []*controlpb.CellStatus {
-	byRange := rs.ranges()
 	out := []*controlpb.CellStatus{}
+	byCell := map[string]*controlpb.CellStatus{}
+	nodes := v.ByCell()
 	for _, cell := range sortedKeys(v.Cells) {
 		st := &controlpb.CellStatus{
-			Cell: string(cell), State: string(topology.StateOf(v, cell)),
-			Nodes: uint64(len(v.InCell(cell))), Headroom: topology.Headroom(v, cell),
+			Cell: string(cell), State: string(topology.StateOf(nodes[cell])),
+			Nodes: uint64(len(nodes[cell])), Headroom: topology.Headroom(v.Cells[cell], nodes[cell]),
 		}
-		for id, rec := range v.Ranges {
-			if rec.Cell != string(cell) || !rec.Created {
-				continue
-			}
-			st.Ranges++
-			if r := byRange[id]; r != nil {
-				st.Users += r.entities
-			}
+		out, byCell[st.Cell] = append(out, st), st
+	}
+	byRange := rs.ranges()
+	for id, rec := range v.Ranges {
+		st := byCell[rec.Cell]
+		if st == nil || !rec.Created {
+			continue
 		}
-		out = append(out, st)
+		st.Ranges++
+		if r := byRange[id]; r != nil {
+			st.Users += r.entities
+		}
 	}
 	return out
 }
@@ -128,9 +131,10 @@ func leaderless(v *controlclient.View, rs reports) (n uint64) {
 // problems says in words what an operator should look at.
 func problems(v *controlclient.View, rs reports) []string {
 	out := []string{}
+	nodes := v.ByCell()
 	for _, cell := range sortedKeys(v.Cells) {
 		storage := 0
-		for _, n := range v.InCell(cell) {
+		for _, n := range nodes[cell] {
 			if n.Alive && n.Has("storage") {
 				storage++
 			}

@@ -3,7 +3,6 @@ package topology
 import (
 	"context"
 	"fmt"
-	"math"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -15,10 +14,12 @@ import (
 )
 
 const (
-	// SessionsMaxDefault and BytesMaxDefault are a cell's limits when its
-	// record names none: what one middling machine carries.
+	// SessionsMaxDefault is a cell's limit when its record names none: what
+	// one middling machine carries.
 	SessionsMaxDefault = 100_000
-	BytesMaxDefault    = 1 << 40
+	// BytesMaxDefault is a cell's limit of stored bytes when its record names
+	// none.
+	BytesMaxDefault = 1 << 40
 	// headroomStep is the difference of headroom that counts when cells are
 	// compared. Finer ones are noise of load reports a second old.
 	headroomStep = 0.1
@@ -81,18 +82,18 @@ func AddCell(ctx context.Context, etcd *clientv3.Client, cell waggle.CellID, rep
 	return nil
 }
 
-// StateOf is the state of a cell.
-func StateOf(v *controlclient.View, cell waggle.CellID) CellState {
-	if len(storageNodes(v, cell)) > 0 {
+// StateOf is the state of the cell that has these nodes.
+func StateOf(nodes []controlclient.Node) CellState {
+	if len(liveStorage(nodes)) > 0 {
 		return CellActive
 	}
 	return CellWaiting
 }
 
-// storageNodes are the storage nodes of a cell believed alive, by name.
-func storageNodes(v *controlclient.View, cell waggle.CellID) []controlclient.Node {
+// liveStorage are the storage nodes among nodes believed alive.
+func liveStorage(nodes []controlclient.Node) []controlclient.Node {
 	var alive []controlclient.Node
-	for _, n := range v.InCell(cell) {
+	for _, n := range nodes {
 		if n.Alive && n.Has("storage") {
 			alive = append(alive, n)
 		}
@@ -100,30 +101,27 @@ func storageNodes(v *controlclient.View, cell waggle.CellID) []controlclient.Nod
 	return alive
 }
 
-// Headroom of a cell: the smallest of 1 − used/limit over sessions, bytes and
-// CPU (the mean of its nodes), from the nodes' last reports; at least 0.
-func Headroom(v *controlclient.View, cell waggle.CellID) float64 {
-	rec := v.Cells[cell]
-	var sessions, bytes, cpu float64
-	alive := 0
-	for _, n := range v.InCell(cell) {
-		if !n.Alive {
-			continue
+// Headroom of the cell of that record with these nodes: the smallest of
+// 1 − used/limit over sessions, bytes and CPU (the mean of its nodes), from
+// the live nodes' last reports; at least 0.
+func Headroom(rec *controlpb.CellRecord, nodes []controlclient.Node) float64 {
+	var sessions, bytes, cpu, alive float64
+	for _, n := range nodes {
+		if n.Alive {
+			alive++
+			sessions += float64(n.Record.GetLoad().GetSessions())
+			bytes += float64(n.Record.GetLoad().GetBytes())
+			cpu += n.Record.GetLoad().GetCpu()
 		}
-		alive++
-		sessions += float64(n.Record.GetLoad().GetSessions())
-		bytes += float64(n.Record.GetLoad().GetBytes())
-		cpu += n.Record.GetLoad().GetCpu()
 	}
 	if alive == 0 {
 		return 0
 	}
-	room := min(
+	return max(0, min(
 		1-sessions/limit(rec.GetMaxSessions(), SessionsMaxDefault),
 		1-bytes/limit(rec.GetMaxBytes(), BytesMaxDefault),
-		1-cpu/float64(alive),
-	)
-	return math.Max(0, room)
+		1-cpu/alive,
+	))
 }
 
 func limit(stated uint64, fallback float64) float64 {
@@ -133,9 +131,10 @@ func limit(stated uint64, fallback float64) float64 {
 	return float64(stated)
 }
 
-// users of a cell, as its nodes last reported for the ranges they lead.
-func users(v *controlclient.View, cell waggle.CellID) (n uint64) {
-	for _, node := range v.InCell(cell) {
+// users of the cell that has these nodes, as they last reported for the
+// ranges they lead.
+func users(nodes []controlclient.Node) (n uint64) {
+	for _, node := range nodes {
 		if node.Alive {
 			n += node.Record.GetLoad().GetUsers()
 		}

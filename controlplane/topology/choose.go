@@ -15,6 +15,9 @@ import (
 // record says so too, or it was said by mistake.
 const fullFor = time.Minute
 
+// summaryAge is how long loads are not looked at again.
+const summaryAge = 200 * time.Millisecond
+
 // Viewer gives the cluster as last heard of; controlclient.Client is one.
 type Viewer interface {
 	View() *controlclient.View
@@ -26,25 +29,39 @@ type Chooser struct {
 	viewer Viewer
 	now    func() time.Time
 
-	mu     sync.Mutex // guards the fields below
-	placed map[proto.CellID]*tally
-	next   map[proto.CellID]int // rotates over the open ranges
-	full   map[proto.RangeID]time.Time
+	mu      sync.Mutex // guards the fields below
+	summary *summary
+	cells   map[proto.CellID]*cellTally
+	full    map[proto.RangeID]time.Time
 }
 
-// tally counts users placed since the cell's report last changed, so that a
-// thousand people registering within a second do not all count as none.
-type tally struct {
-	reported uint64
-	since    uint64
+// cellTally is what the chooser did in one cell.
+type cellTally struct {
+	next     int    // rotates over the open ranges
+	reported uint64 // users, as the cell's nodes said
+	// placed counts users placed since reported last changed, so that a
+	// thousand people registering within a second do not all count as none.
+	placed uint64
+}
+
+// summary is what placing needs of a view. Making it is one pass over nodes
+// and ranges; it serves every placement for a while.
+type summary struct {
+	view  *controlclient.View
+	made  time.Time
+	cells map[proto.CellID]*cellSummary
+}
+
+type cellSummary struct {
+	open     []proto.RangeID // ascending
+	active   bool
+	headroom float64 // in whole steps of headroomStep
+	users    uint64
 }
 
 // NewChooser makes a chooser.
 func NewChooser(viewer Viewer) *Chooser {
-	return &Chooser{
-		viewer: viewer, now: time.Now,
-		placed: map[proto.CellID]*tally{}, next: map[proto.CellID]int{}, full: map[proto.RangeID]time.Time{},
-	}
+	return &Chooser{viewer: viewer, now: time.Now, cells: map[proto.CellID]*cellTally{}, full: map[proto.RangeID]time.Time{}}
 }
 
 // Place chooses an open range of cell, or, when cell is empty, of the cell
@@ -60,22 +77,22 @@ func (c *Chooser) Place(cell proto.CellID, full proto.RangeID) (proto.RangeID, e
 	if full != 0 {
 		c.full[full] = c.now().Add(fullFor)
 	}
-	open := c.open(v)
+	sum := c.summarize(v)
 	if cell == "" {
-		if cell = c.best(v, open); cell == "" {
+		if cell = c.best(sum); cell == "" {
 			return 0, proto.Errorf(proto.CodeNotReady, "no cell takes new users just now: see `waggle cells ls`")
 		}
 	} else if _, ok := v.Cells[cell]; !ok {
 		return 0, proto.Errorf(proto.CodeUnknownCell, "there is no cell %.40q: see `waggle cells ls`", string(cell))
 	}
-	ranges := open[cell]
-	if len(ranges) == 0 {
+	open := c.takes(sum.cells[cell])
+	if len(open) == 0 {
 		return 0, proto.Errorf(proto.CodeNotReady, "cell %s takes no new users just now, its ranges are being opened: see `waggle cells ls`", cell)
 	}
-	i := c.next[cell]
-	c.next[cell] = i + 1
-	c.tallyOf(v, cell).since++
-	return ranges[i%len(ranges)], nil
+	t := c.tally(cell, sum.cells[cell])
+	t.next++
+	t.placed++
+	return open[(t.next-1)%len(open)], nil
 }
 
 // CellOf is the cell that owns a range, as far as known.
@@ -84,62 +101,96 @@ func (c *Chooser) CellOf(r proto.RangeID) (proto.CellID, bool) {
 	return route.Cell, ok
 }
 
-// open lists the ranges that take users, per cell, ascending.
-func (c *Chooser) open(v *controlclient.View) map[proto.CellID][]proto.RangeID {
+// summarize looks at v anew when ranges changed, and otherwise, because loads
+// change all the time, once per summaryAge.
+func (c *Chooser) summarize(v *controlclient.View) *summary {
 	now := c.now()
+	if s := c.summary; s != nil && (s.view == v || s.view.Routes == v.Routes && now.Sub(s.made) < summaryAge) {
+		return s
+	}
+	s := &summary{view: v, made: now, cells: map[proto.CellID]*cellSummary{}}
+	nodes := v.ByCell()
+	for cell, rec := range v.Cells {
+		s.cells[cell] = &cellSummary{
+			active:   StateOf(nodes[cell]) == CellActive,
+			headroom: math.Ceil(Headroom(rec, nodes[cell]) / headroomStep),
+			users:    users(nodes[cell]),
+		}
+	}
+	for id, rec := range v.Ranges {
+		if sum := s.cells[proto.CellID(rec.Cell)]; sum != nil && rec.Open && rec.Created {
+			sum.open = append(sum.open, id)
+		}
+	}
+	for _, sum := range s.cells {
+		slices.Sort(sum.open)
+	}
 	for r, until := range c.full {
 		if now.After(until) {
 			delete(c.full, r)
 		}
 	}
-	open := map[proto.CellID][]proto.RangeID{}
-	for id, rec := range v.Ranges {
-		if _, full := c.full[id]; rec.Open && rec.Created && !full {
-			open[proto.CellID(rec.Cell)] = append(open[proto.CellID(rec.Cell)], id)
-		}
-	}
-	for _, ids := range open {
-		slices.Sort(ids)
-	}
-	return open
+	c.summary = s
+	return s
 }
 
-// best is the cell new users go to: among those with an open range, one that
-// has nodes alive before one that has none.
-func (c *Chooser) best(v *controlclient.View, open map[proto.CellID][]proto.RangeID) proto.CellID {
-	type candidate struct {
-		cell     proto.CellID
-		active   bool
-		headroom float64 // in whole steps
-		users    uint64
+// takes are the open ranges that have not just refused a user.
+func (c *Chooser) takes(sum *cellSummary) []proto.RangeID {
+	if sum == nil || len(c.full) == 0 {
+		return sum.ranges()
 	}
-	var all []candidate
-	for cell := range v.Cells {
-		if len(open[cell]) > 0 {
-			t := c.tallyOf(v, cell)
-			all = append(all, candidate{cell, StateOf(v, cell) == CellActive, math.Ceil(Headroom(v, cell) / headroomStep), t.reported + t.since})
+	now := c.now()
+	return slices.DeleteFunc(slices.Clone(sum.open), func(r proto.RangeID) bool {
+		until, full := c.full[r]
+		return full && now.Before(until)
+	})
+}
+
+func (s *cellSummary) ranges() []proto.RangeID {
+	if s == nil {
+		return nil
+	}
+	return s.open
+}
+
+// best is the cell new users go to: among those with a range that takes them,
+// one that has nodes alive before one that has none.
+func (c *Chooser) best(s *summary) (best proto.CellID) {
+	better := func(cell proto.CellID) bool {
+		if best == "" {
+			return true
 		}
-	}
-	if len(all) == 0 {
-		return ""
-	}
-	return slices.MinFunc(all, func(a, b candidate) int {
+		a, b := s.cells[cell], s.cells[best]
 		if a.active != b.active {
-			if a.active {
-				return -1
-			}
-			return 1
+			return a.active
 		}
-		return cmp.Or(cmp.Compare(b.headroom, a.headroom), cmp.Compare(a.users, b.users), cmp.Compare(a.cell, b.cell))
-	}).cell
+		return cmp.Or(
+			cmp.Compare(b.headroom, a.headroom),
+			cmp.Compare(c.usersOf(cell, a), c.usersOf(best, b)),
+			cmp.Compare(cell, best),
+		) < 0
+	}
+	for cell, sum := range s.cells {
+		if len(c.takes(sum)) > 0 && better(cell) {
+			best = cell
+		}
+	}
+	return best
 }
 
-func (c *Chooser) tallyOf(v *controlclient.View, cell proto.CellID) *tally {
-	reported := users(v, cell)
-	t := c.placed[cell]
-	if t == nil || t.reported != reported {
-		t = &tally{reported: reported}
-		c.placed[cell] = t
+func (c *Chooser) usersOf(cell proto.CellID, sum *cellSummary) uint64 {
+	t := c.tally(cell, sum)
+	return t.reported + t.placed
+}
+
+func (c *Chooser) tally(cell proto.CellID, sum *cellSummary) *cellTally {
+	t := c.cells[cell]
+	if t == nil {
+		t = &cellTally{}
+		c.cells[cell] = t
+	}
+	if t.reported != sum.users {
+		t.reported, t.placed = sum.users, 0
 	}
 	return t
 }

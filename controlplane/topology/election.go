@@ -15,55 +15,109 @@ import (
 // seatTTL is how long after the elected one's last sign another is elected.
 const seatTTL = 5 * time.Second
 
-// seat is the proof of being elected: a key whose revision every write names.
+// seat is a candidate's key under a lease. The oldest key is the elected one's;
+// its revision is the proof that every write names.
+//
+// concurrency.Election does the same, but when a candidate gives up it waits
+// for etcd without a limit, which would delay the end of the process.
 type seat struct {
 	etcd     *clientv3.Client
 	session  *concurrency.Session
-	election *concurrency.Election
+	key      string
+	revision int64 // the key's creation
 	stop     context.CancelFunc
 }
 
 // campaign waits until this control plane is elected or ctx ends.
 func campaign(ctx context.Context, etcd *clientv3.Client, name string) (*seat, error) {
-	grantCtx, cancel := context.WithTimeout(ctx, requestTimeout)
-	lease, err := etcd.Grant(grantCtx, int64(seatTTL/time.Second))
-	cancel()
+	s, err := stand(ctx, etcd, name)
 	if err != nil {
 		return nil, fmt.Errorf("topology: election: %w", err)
 	}
-	// The session outlives ctx for the moment it takes to resign.
-	alive, stop := context.WithCancel(context.WithoutCancel(ctx))
-	session, err := concurrency.NewSession(etcd, concurrency.WithLease(lease.ID), concurrency.WithContext(alive))
-	if err != nil {
-		stop()
-		return nil, fmt.Errorf("topology: election: %w", err)
-	}
-	s := &seat{etcd: etcd, session: session, election: concurrency.NewElection(session, controlclient.ElectionPrefix), stop: stop}
-	ctx, cancel = context.WithCancel(ctx)
+	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
 	defer cancel()
-	defer context.AfterFunc(session.Ctx(), cancel)() // a lost lease ends the waiting
-	if err := s.election.Campaign(ctx, name); err != nil {
+	defer context.AfterFunc(s.session.Ctx(), cancel)() // a lost lease ends the waiting
+	if err := s.wait(ctx); err != nil {
 		s.leave()
 		return nil, fmt.Errorf("topology: election: %w", err)
 	}
 	return s, nil
 }
 
+// stand writes the candidate's key.
+func stand(ctx context.Context, etcd *clientv3.Client, name string) (*seat, error) {
+	requestCtx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	lease, err := etcd.Grant(requestCtx, int64(seatTTL/time.Second))
+	if err != nil {
+		return nil, err
+	}
+	// The session outlives ctx for the moment it takes to leave.
+	alive, stop := context.WithCancel(context.WithoutCancel(ctx))
+	session, err := concurrency.NewSession(etcd, concurrency.WithLease(lease.ID), concurrency.WithContext(alive))
+	if err != nil {
+		stop()
+		return nil, err
+	}
+	s := &seat{etcd: etcd, session: session, key: fmt.Sprintf("%s/%x", controlclient.ElectionPrefix, lease.ID), stop: stop}
+	reply, err := etcd.Put(requestCtx, s.key, name, clientv3.WithLease(lease.ID))
+	if err != nil {
+		s.leave()
+		return nil, err
+	}
+	s.revision = reply.Header.Revision
+	return s, nil
+}
+
+// wait returns when no older candidate is left. It watches the youngest of
+// the older ones only, so that one who leaves wakes one.
+func (s *seat) wait(ctx context.Context) error {
+	for {
+		requestCtx, cancel := context.WithTimeout(ctx, requestTimeout)
+		got, err := s.etcd.Get(requestCtx, controlclient.ElectionPrefix+"/",
+			append(clientv3.WithLastCreate(), clientv3.WithMaxCreateRev(s.revision-1))...)
+		cancel()
+		if err != nil {
+			return err
+		}
+		if len(got.Kvs) == 0 {
+			return ctx.Err()
+		}
+		if err := waitDeleted(ctx, s.etcd, string(got.Kvs[0].Key), got.Header.Revision+1); err != nil {
+			return err
+		}
+	}
+}
+
+func waitDeleted(ctx context.Context, etcd *clientv3.Client, key string, revision int64) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for reply := range etcd.Watch(ctx, key, clientv3.WithRev(revision)) {
+		if err := reply.Err(); err != nil {
+			return err
+		}
+		for _, ev := range reply.Events {
+			if ev.Type == clientv3.EventTypeDelete {
+				return nil
+			}
+		}
+	}
+	return errors.New("the watch ended")
+}
+
 // leave gives the seat back, so that another need not wait for it to lapse.
 func (s *seat) leave() {
+	s.session.Orphan() // ends the keep-alive
+	s.stop()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	_ = s.election.Resign(ctx)
-	s.session.Orphan() // ends the keep-alive; Close would wait without a limit
-	_, _ = s.etcd.Revoke(ctx, s.session.Lease())
-	s.stop()
-	<-s.session.Done()
+	_, _ = s.etcd.Revoke(ctx, s.session.Lease()) // etcd away: it lapses by itself
 }
 
 // commit writes ops if this seat still stands and conds hold. So a control
 // plane that was paused past its seat cannot write.
 func (s *seat) commit(ctx context.Context, ops []clientv3.Op, conds ...clientv3.Cmp) (revision int64, err error) {
-	conds = append(conds, clientv3.Compare(clientv3.CreateRevision(s.election.Key()), "=", s.election.Rev()))
+	conds = append(conds, clientv3.Compare(clientv3.CreateRevision(s.key), "=", s.revision))
 	reply, err := s.etcd.Txn(ctx).If(conds...).Then(ops...).Commit()
 	if err != nil {
 		return 0, fmt.Errorf("topology: write: %w", err)

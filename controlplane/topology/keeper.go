@@ -23,6 +23,9 @@ import (
 const (
 	// roundInterval is the pause between two looks when nothing changes.
 	roundInterval = time.Second
+	// settle joins changes that come together, such as the loads of many
+	// nodes, into one look.
+	settle = 20 * time.Millisecond
 	// createTimeout bounds making one replica.
 	createTimeout = 5 * time.Second
 	// createsAtOnce bounds the replicas being made at the same time.
@@ -113,6 +116,7 @@ func (k *Keeper) term(ctx context.Context) error {
 		wait := time.NewTimer(roundInterval)
 		select {
 		case <-changed:
+			pause(ctx, settle)
 		case <-wait.C:
 		case <-ctx.Done():
 		}

@@ -56,13 +56,14 @@ func planRound(v *controlclient.View, entities map[proto.RangeID]uint64) plan {
 		cells = append(cells, cell)
 	}
 	slices.Sort(cells)
+	nodes := v.ByCell()
 	// In turn over the cells, so that no cell waits for another.
 	for range proto.OpenRangesPerCell {
 		for _, cell := range cells {
 			if room[cell] >= proto.OpenRangesPerCell || len(p.open) >= newPerRound {
 				continue
 			}
-			if rec := planRange(v, cell, held); rec != nil {
+			if rec := planRange(v.Cells[cell], liveStorage(nodes[cell]), held); rec != nil {
 				p.open = append(p.open, rec)
 				room[cell]++
 			}
@@ -84,14 +85,13 @@ func allAlive(v *controlclient.View, rec *controlpb.RangeRecord) bool {
 
 // planRange chooses the nodes of a new range: those of the cell's live storage
 // nodes that hold fewest replicas. nil when there are too few.
-func planRange(v *controlclient.View, cell proto.CellID, held map[proto.NodeID]int) *controlpb.RangeRecord {
-	replicas := int(max(1, v.Cells[cell].GetReplicas()))
-	nodes := storageNodes(v, cell)
+func planRange(cell *controlpb.CellRecord, nodes []controlclient.Node, held map[proto.NodeID]int) *controlpb.RangeRecord {
+	replicas := int(max(1, cell.GetReplicas()))
 	if len(nodes) < replicas {
 		return nil
 	}
 	slices.SortStableFunc(nodes, func(a, b controlclient.Node) int { return cmp.Compare(held[a.ID], held[b.ID]) })
-	rec := &controlpb.RangeRecord{Cell: string(cell), Epoch: 1, Open: true, Incarnation: make([]byte, 16)}
+	rec := &controlpb.RangeRecord{Cell: cell.Cell, Epoch: 1, Open: true, Incarnation: make([]byte, 16)}
 	_, _ = rand.Read(rec.Incarnation) // never fails
 	for i, n := range nodes[:replicas] {
 		rec.Replicas = append(rec.Replicas, &controlpb.RangeReplica{Id: uint64(i + 1), Node: string(n.ID)})

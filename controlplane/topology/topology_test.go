@@ -207,7 +207,7 @@ func TestRangesAreOpenedInEveryCell(t *testing.T) {
 			t.Errorf("range %d: %v", id, rec)
 		}
 	}
-	if StateOf(c.View(), "c2") != CellWaiting || StateOf(c.View(), "c1") != CellActive {
+	if nodes := c.View().ByCell(); StateOf(nodes["c2"]) != CellWaiting || StateOf(nodes["c1"]) != CellActive {
 		t.Error("wrong states of the cells")
 	}
 	made := map[string]*storage{}
@@ -388,6 +388,7 @@ func TestChooserFollowsHeadroomThenUsers(t *testing.T) {
 	}
 	v.Nodes["c2-n1"].Record.Load.Sessions = 50
 	v.Nodes["c2-n1"].Record.Load.Users = 0
+	c.viewer, now = fixed{&controlclient.View{Cells: v.Cells, Nodes: v.Nodes, Ranges: v.Ranges, Routes: v.Routes}}, now.Add(summaryAge)
 	for range 5 {
 		if r, err := c.Place("", 0); err != nil || r > 2 {
 			t.Errorf("placed in %d, %v, though c2 has half the headroom", r, err)

@@ -91,7 +91,7 @@ func (r *Router) checkRoutes(seen *sharding.Map) *sharding.Map {
 	}
 	newer := map[proto.RangeID]proto.Epoch{}
 	for route := range current.All() {
-		if old, ok := seen.Lookup(route.Range); ok && old.Epoch < route.Epoch {
+		if old, ok := seen.Lookup(route.Range); !ok || old.Epoch < route.Epoch {
 			newer[route.Range] = route.Epoch
 		}
 	}

@@ -51,6 +51,9 @@ func (s *Session) hello(id uint64, h *clientpb.Hello, now time.Time) {
 	s.phase = greeted
 	s.conn.SetLoggedIn()
 	s.server.greeted(s, now)
+	if goodbye := s.server.goodbye(); goodbye != nil {
+		s.closeLocked(goodbye) // the shutdown began meanwhile and may have missed s
+	}
 }
 
 // incarnationBytesMax bounds what a client can make every attach carry; an

@@ -23,8 +23,10 @@ import (
 )
 
 const (
-	// CAFile and CAKeyFile are the authority's files in its folder.
-	CAFile    = "ca.pem"
+	// CAFile is the authority's certificate in its folder.
+	CAFile = "ca.pem"
+	// CAKeyFile is the authority's key in its folder. It signs; nodes do not
+	// need it.
 	CAKeyFile = "ca-key.pem"
 
 	caLifetime   = 10 * 365 * 24 * time.Hour

@@ -33,7 +33,9 @@ func Allowed(fullMethod string, id Identity) bool {
 	case RoleEdge:
 		return service == chat && method == "Attach" || service == node || service == accounts
 	case RoleCell:
-		return service == chat && method == "Relay" || service == storage || service == node
+		// FindUser: hosts look names up for their sessions.
+		return service == chat && method == "Relay" || service == storage || service == node ||
+			service == accounts && method == "FindUser"
 	case RoleControlPlane:
 		return service == chat && method == "Relay" || service == storage && method == "CreateReplica" || service == node
 	case RoleOperator:

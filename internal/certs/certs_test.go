@@ -188,6 +188,8 @@ func TestAllowedIsTheMatrix(t *testing.T) {
 		"/waggle.cell.v1.Storage/CreateReplica":   "cell controlplane",
 		"/waggle.cell.v1.Node/WhoHosts":           "edge cell controlplane",
 		"/waggle.control.v1.Accounts/Login":       "edge",
+		"/waggle.control.v1.Accounts/Logout":      "edge",
+		"/waggle.control.v1.Accounts/FindUser":    "edge cell",
 		"/waggle.control.v1.Operator/AddAccounts": "operator",
 		"/waggle.cell.v1.Chat/":                   "",
 		"/unheard.of/Method":                      "",

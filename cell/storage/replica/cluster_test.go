@@ -31,6 +31,9 @@ type cluster struct {
 	cut map[proto.NodeID]bool
 	// mangle sees every snapshot chunk on its way.
 	mangle func(*cellpb.SnapshotChunk) error
+	// sent runs after each batch is delivered, in the middle of the sender's
+	// round: before its disk write for what it may send early.
+	sent func(from, to *testNode, b *cellpb.RaftBatch)
 }
 
 type testNode struct {
@@ -43,7 +46,7 @@ type testNode struct {
 	node     *Node // nil: down
 	failed   map[proto.RangeID]error
 	leads    map[proto.RangeID]bool
-	syncs    int
+	stepping bool // in the middle of a round
 }
 
 func newCluster(t *testing.T, size int, tune func(*Config)) *cluster {
@@ -126,11 +129,17 @@ func (n *testNode) ReplicaFailed(r proto.RangeID, err error) { n.failed[r] = err
 
 // crashAll takes the power from all nodes at once: what was not synced is
 // gone, but for what cfg lets by. Nothing is acknowledged afterwards.
-func (c *cluster) crashAll(cfg vfs.CrashCloneCfg) {
-	var fs []*vfs.MemFS
+func (c *cluster) crashAll(cfg vfs.CrashCloneCfg) { c.restartFrom(c.disks(cfg)) }
+
+// disks is what a crash at this moment would leave.
+func (c *cluster) disks(cfg vfs.CrashCloneCfg) (fs []*vfs.MemFS) {
 	for _, n := range c.nodes {
 		fs = append(fs, n.fs.CrashClone(cfg))
 	}
+	return fs
+}
+
+func (c *cluster) restartFrom(fs []*vfs.MemFS) {
 	for i, n := range c.nodes {
 		n.stop()
 		n.fs = fs[i]
@@ -147,8 +156,30 @@ func (tr memTransport) Send(to proto.NodeID, b *cellpb.RaftBatch) bool {
 		if err := peer.Receive(tr.from.id, b); err != nil {
 			tr.from.c.t.Error(err)
 		}
+		if sent := tr.from.c.sent; sent != nil {
+			sent(tr.from, tr.from.c.byID(to), b)
+		}
 	}
 	return true
+}
+
+func (c *cluster) byID(id proto.NodeID) *testNode {
+	i := slices.IndexFunc(c.nodes, func(n *testNode) bool { return n.id == id })
+	return c.nodes[i]
+}
+
+// step does one round of a node that is not in the middle of one.
+func (n *testNode) step(tick bool) (more bool) {
+	if n.node == nil || n.stepping {
+		return false
+	}
+	n.stepping = true
+	defer func() { n.stepping = false }()
+	more, err := n.node.Step(tick)
+	if err != nil {
+		n.c.t.Fatal(err)
+	}
+	return more
 }
 
 // reach is the node called to, unless it is down or cut off.
@@ -252,13 +283,7 @@ func (c *cluster) settle() {
 	for rounds := 0; ; rounds++ {
 		more := false
 		for _, n := range c.nodes {
-			if n.node == nil {
-				continue
-			}
-			m, err := n.node.Step(false)
-			if err != nil {
-				c.t.Fatal(err)
-			}
+			m := n.step(false)
 			more = more || m
 		}
 		for _, n := range c.nodes { // what the later ones sent to the earlier
@@ -277,12 +302,7 @@ func (c *cluster) settle() {
 func (c *cluster) tick() {
 	c.t.Helper()
 	for _, n := range c.nodes {
-		if n.node == nil {
-			continue
-		}
-		if _, err := n.node.Step(true); err != nil {
-			c.t.Fatal(err)
-		}
+		n.step(true)
 	}
 	c.settle()
 }

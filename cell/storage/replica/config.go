@@ -77,7 +77,7 @@ type Config struct {
 	// nil: always enough.
 	Space func() error
 	// Fatal delivers the error after which a store can no longer write; Run
-	// then returns it at once. nil: never.
+	// then ends with it. nil: never.
 	Fatal <-chan error
 
 	Logger     *slog.Logger          // default: slog.Default

@@ -9,6 +9,8 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"go.etcd.io/raft/v3/raftpb"
+	pb "google.golang.org/protobuf/proto"
 
 	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
@@ -44,7 +46,20 @@ func crashUnderLoad(t *testing.T, seed uint64, crashes int, sync *pebble.WriteOp
 			c.elect(r)
 		}
 		generation := live
-		for range 40 + rng.IntN(40) {
+		var disks []*vfs.MemFS // once the power is gone
+		until := 60 + rng.IntN(120)
+		c.sent = func(_, to *testNode, _ *cellpb.RaftBatch) {
+			// Others go on while the sender is between sending and syncing.
+			if rng.IntN(2) == 0 {
+				to.step(false)
+			}
+			if until--; until <= 0 && disks == nil {
+				// Some of what was not synced may have reached the disk.
+				disks = c.disks(vfs.CrashCloneCfg{UnsyncedDataPercent: survive, RNG: rng})
+				live++
+			}
+		}
+		for steps := 0; disks == nil && steps < 10_000; steps++ {
 			for range rng.IntN(4) {
 				r := proto.RangeID(rng.IntN(groups))
 				leader := c.leader(r)
@@ -55,23 +70,13 @@ func crashUnderLoad(t *testing.T, seed uint64, crashes int, sync *pebble.WriteOp
 				text := fmt.Sprint(number)
 				leader.node.Propose(r, textEntry(r, text), ackInto(acked, r, text, &live, generation))
 			}
-			n := c.nodes[rng.IntN(len(c.nodes))]
-			if _, err := n.node.Step(rng.IntN(5) == 0); err != nil {
-				t.Fatal(err)
-			}
+			c.nodes[rng.IntN(len(c.nodes))].step(rng.IntN(5) == 0)
 		}
-		live++
-		// Some of what was not synced may have reached the disk all the same.
-		c.crashAll(vfs.CrashCloneCfg{UnsyncedDataPercent: survive, RNG: rng})
-	}
-	var bad error
-	for r := range proto.RangeID(groups) {
-		bad = errors.Join(bad, checkAcked(r, acked[r], c.upToDate(r).list(r)))
-	}
-	for r := range proto.RangeID(groups) {
-		if bad == nil {
-			c.equal(r)
+		c.sent = nil
+		if disks == nil {
+			t.Fatal("the nodes say nothing to each other")
 		}
+		c.restartFrom(disks)
 	}
 	total := 0
 	for _, texts := range acked {
@@ -81,6 +86,21 @@ func crashUnderLoad(t *testing.T, seed uint64, crashes int, sync *pebble.WriteOp
 		t.Fatal("nothing was acknowledged: the test tests nothing")
 	}
 	t.Logf("%d proposed, %d acknowledged", number, total)
+	return c.judge(acked)
+}
+
+// judge compares what was acknowledged with what is there, and the replicas
+// with each other.
+func (c *cluster) judge(acked map[proto.RangeID][]string) (bad error) {
+	for r, texts := range acked {
+		c.elect(r)
+		bad = errors.Join(bad, checkAcked(r, texts, c.upToDate(r).list(r)))
+	}
+	for r := range acked {
+		if bad == nil {
+			c.equal(r)
+		}
+	}
 	return bad
 }
 
@@ -201,4 +221,57 @@ func (c *cluster) upToDate(r proto.RangeID) *testNode {
 	}
 	c.t.Fatalf("range %s answers no read", r)
 	return nil
+}
+
+// Every message that promises something durable is judged by what a crash at
+// the moment of its sending would leave on the sender's disk.
+func TestPromisesAreOnDiskWhenTheyAreSent(t *testing.T) {
+	c := newCluster(t, 3, nil)
+	c.create(1)
+	appends, votes := 0, 0
+	c.sent = func(from, _ *testNode, b *cellpb.RaftBatch) {
+		for _, raw := range b.GetMessages() {
+			m := new(raftpb.Message)
+			if err := pb.Unmarshal(raw.GetMessage(), m); err != nil {
+				t.Fatal(err)
+			}
+			granted := m.GetType() == raftpb.MsgVoteResp && !m.GetReject()
+			if (m.GetType() != raftpb.MsgAppResp || m.GetReject()) && m.GetType() != raftpb.MsgVote && !granted {
+				continue
+			}
+			db := openDB(t, from.fs.CrashClone(vfs.CrashCloneCfg{}), "log")
+			s, found, err := openLogStore(db, 1, 0)
+			if err != nil || !found {
+				t.Fatal(err)
+			}
+			switch {
+			case m.GetType() == raftpb.MsgAppResp:
+				appends++
+				if s.last.index < m.GetIndex() || s.hard.GetTerm() < m.GetTerm() {
+					t.Errorf("%s acknowledges entry %d of term %d and has synced %+v", from.id, m.GetIndex(), m.GetTerm(), s.last)
+				}
+			case granted && s.hard.GetTerm() == m.GetTerm() && s.hard.GetVote() == m.GetTo(),
+				m.GetType() == raftpb.MsgVote && s.hard.GetTerm() == m.GetTerm() && s.hard.GetVote() == m.GetFrom():
+				votes++
+			default:
+				t.Errorf("%s sends %s and has synced %v", from.id, m.GetType(), s.hard)
+			}
+			if err := db.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	for range 3 {
+		old := c.elect(1)
+		for i := range 5 {
+			c.must(old, 1, fmt.Sprint(i))
+		}
+		c.setCut(old.id, true)
+		c.elect(1)
+		c.setCut(old.id, false)
+		c.within(60, "the old leader told", func() bool { _, _, leading := old.node.Leader(1); return !leading })
+	}
+	if appends < 15 || votes < 3 {
+		t.Errorf("only %d appends and %d votes were seen", appends, votes)
+	}
 }

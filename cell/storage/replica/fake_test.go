@@ -7,6 +7,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/zeebo/xxh3"
+	"go.etcd.io/raft/v3/raftpb"
 	pb "google.golang.org/protobuf/proto"
 
 	"github.com/waggle-im/waggle/cell/storage/engine"
@@ -165,4 +166,14 @@ func textEntry(r proto.RangeID, texts ...string) *cellpb.Entry {
 		}})
 	}
 	return e
+}
+
+func heartbeat(from, to uint64) *raftpb.Message {
+	return &raftpb.Message{Type: raftpb.MsgHeartbeat.Enum(), From: new(from), To: new(to), Term: new(uint64(1))}
+}
+
+func proposalMessage(from, to uint64) *raftpb.Message {
+	return &raftpb.Message{
+		Type: raftpb.MsgProp.Enum(), From: new(from), To: new(to), Entries: []*raftpb.Entry{{Data: []byte("x")}},
+	}
 }

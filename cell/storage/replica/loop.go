@@ -111,6 +111,9 @@ func (n *Node) stepReceived(in *received) {
 	if in.msg.GetType() != raftpb.MsgHeartbeatResp {
 		g.idle = 0
 	}
+	if n.noSpace != nil && len(in.msg.GetEntries()) > 0 {
+		return // what is left of the disk is for compactions; the leader sends it again
+	}
 	n.step(g, in.msg)
 }
 
@@ -412,9 +415,22 @@ func (n *Node) fail(g *group, err error) {
 	n.discardUnused(g)
 	g.abandon(failedUnknown(g.rng, err))
 	if wasLeading {
+		n.wakeFollowers(g)
 		n.cfg.Observer.LeaderChanged(g.rng, g.term, "", false)
 	}
 	n.cfg.Observer.ReplicaFailed(g.rng, err)
+}
+
+// wakeFollowers sends the last heartbeat of a leader that stops itself: its
+// followers may rest on this node's, which goes on. They then elect another.
+func (n *Node) wakeFollowers(g *group) {
+	var o outbox
+	for id := range g.nodes {
+		n.send(g, &raftpb.Message{
+			Type: raftpb.MsgHeartbeat.Enum(), From: new(g.id), To: new(id), Term: new(g.term), Commit: new(uint64(0)),
+		}, &o)
+	}
+	n.flush(&o)
 }
 
 // failedUnknown is what proposals in flight are told: they may be committed.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -146,8 +147,8 @@ func (n *Node) refuse(r proto.RangeID, err error) {
 // Run works until ctx ends or the log store fails, and returns after its last
 // goroutine. What is pending then is told "outcome unknown". nil after ctx.
 //
-// When Config.Fatal fires, Run returns its error at once and leaves the
-// goroutine that is stuck in the store behind: the process is to end.
+// When Config.Fatal fires, Run returns its error within a second or so and
+// leaves a goroutine that hangs in the store behind: the process is to end.
 func (n *Node) Run(ctx context.Context) error {
 	if n.cfg.Inline {
 		return errors.New("replica: an inline node is driven by Step")
@@ -162,13 +163,39 @@ func (n *Node) Run(ctx context.Context) error {
 		n.Close()
 		return err
 	case err := <-n.cfg.Fatal:
-		n.once.Do(func() { // Close has nothing left to do
-			stopLoop()
-			n.cancel()
-			n.abandon(n.inbox.close())
-		})
+		stopLoop()
+		n.afterFatal(done)
 		return fmt.Errorf("replica: node %s can no longer write to its disk: %w", n.cfg.Self, err)
 	}
+}
+
+// afterFatal ends what can be ended once a store is stuck. If the loop hangs
+// in it, what the loop holds stays unanswered: nothing is known of it.
+func (n *Node) afterFatal(loop <-chan error) {
+	n.cancel()
+	select {
+	case <-loop:
+		n.Close()
+		return
+	case <-time.After(time.Second):
+	}
+	n.once.Do(func() { // Close must not wait for what hangs
+		w := n.inbox.close()
+		for _, p := range w.props {
+			p.finish(nil, stopped())
+		}
+		for _, r := range w.reads {
+			r.done(stopped())
+		}
+		n.mu.RLock()
+		groups := slices.Collect(maps.Values(n.groups))
+		n.mu.RUnlock()
+		for _, g := range groups {
+			for _, p := range g.takePending(func(*proposal) bool { return true }) {
+				p.finish(nil, stopped())
+			}
+		}
+	})
 }
 
 func (n *Node) loop(ctx context.Context) error {

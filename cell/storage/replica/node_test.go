@@ -3,6 +3,7 @@ package replica
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -411,5 +412,41 @@ func TestMetricsRegister(t *testing.T) {
 	families, err := reg.Gather()
 	if err != nil || len(families) < 15 {
 		t.Errorf("%d families, %v", len(families), err)
+	}
+}
+
+// A leader that stops itself while its followers rest must not leave them
+// resting: its node lives on, so nothing else would wake them.
+func TestALeaderThatFailsWakesItsFollowers(t *testing.T) {
+	c := newCluster(t, 3, nil)
+	c.create(1)
+	old := c.elect(1)
+	c.must(old, 1, "a")
+	c.within(120, "quiet", func() bool { return c.allQuiet(1) })
+	old.node.inbox.call(func() { old.node.fail(old.node.groups[1], errors.New("planted")) })
+	c.within(60, "another leader", func() bool { l := c.leader(1); return l != nil && l != old })
+	c.must(c.leader(1), 1, "b")
+}
+
+func TestIdleReplicasAreSmall(t *testing.T) {
+	const groups = 1000
+	c := newCluster(t, 1, nil)
+	measure := func() uint64 {
+		runtime.GC()
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	c.create(groups + 1)
+	before := measure()
+	for r := range proto.RangeID(groups) {
+		c.create(r)
+	}
+	c.within(60, "quiet", func() bool { return c.allQuiet(groups + 1) })
+	if per := (int64(measure()) - int64(before)) / groups; per > 20<<10 {
+		t.Errorf("an idle replica takes %d bytes, want at most 20 KiB", per)
+	} else {
+		t.Logf("an idle replica takes %d bytes", per)
 	}
 }

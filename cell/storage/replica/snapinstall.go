@@ -12,6 +12,7 @@ import (
 
 	"github.com/waggle-im/waggle/cell/storage/engine"
 	"github.com/waggle-im/waggle/proto"
+	cellpb "github.com/waggle-im/waggle/proto/cell"
 )
 
 // Installing replaces a range's two spans. They cannot be replaced by one
@@ -193,6 +194,14 @@ func (n *Node) redoInstall(r proto.RangeID) error {
 	if err := n.ingest(r, note.Files); err != nil {
 		return err
 	}
+	state := new(cellpb.RangeState)
+	if err := getProto(n.cfg.State, engine.RangeStateKey(r), state); err != nil {
+		return err
+	}
+	if state.GetAppliedIndex() != note.Index {
+		return fmt.Errorf("replica: range %s is at entry %d and the snapshot being installed was of %d: %w",
+			r, state.GetAppliedIndex(), note.Index, pebble.ErrCorruption)
+	}
 	s, found, err := openLogStore(n.cfg.Log, r, n.cfg.CacheBytes)
 	if err == nil && !found {
 		err = fmt.Errorf("replica: the log of range %s is lost: %w", r, pebble.ErrCorruption)
@@ -222,6 +231,14 @@ func (n *Node) cleanSnapshotDir(ranges []proto.RangeID) error {
 	fs := n.cfg.FS
 	if err := fs.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("replica: %w", err)
+	}
+	// Received tables must outlast a crash, so must the way to them.
+	parent := fs.PathDir(dir)
+	if parent == "" {
+		parent = "."
+	}
+	if err := syncDirs(fs, parent); err != nil {
+		return err
 	}
 	keep := map[string]bool{}
 	for _, r := range ranges {

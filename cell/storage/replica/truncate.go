@@ -65,7 +65,7 @@ func (n *Node) cutPoint(g *group) (place, bool) {
 	}
 	to := g.appliedPlace()
 	switch {
-	case g.quiet: // all replicas have applied it all
+	case g.quiet: // every replica has all of it in its own log or state
 	case g.leading:
 		to.index = min(to.index, n.heldByFollowers(g))
 	case g.store.bytes > n.cfg.LogKeepBytes:

@@ -1,0 +1,117 @@
+package devcluster
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+
+	"google.golang.org/grpc"
+
+	"github.com/waggle-im/waggle/internal/admin"
+	"github.com/waggle-im/waggle/internal/daemon"
+)
+
+// runner runs nodes, in this process or in others.
+type runner interface {
+	// start starts a node; it may not be ready yet.
+	start(ctx context.Context, cfg daemon.Config) error
+	// stop stops the nodes of a role, draining, and waits for them.
+	stop(role string)
+	// failed delivers the error of a node without which the cluster cannot
+	// go on.
+	failed() <-chan error
+	// checks are the nodes' conditions of readiness.
+	checks() []admin.Check
+}
+
+// inProcess runs nodes as goroutines of this process.
+type inProcess struct {
+	env  daemon.Env
+	errs chan error
+
+	mu      sync.Mutex // guards running
+	running []*runningDaemon
+}
+
+type runningDaemon struct {
+	role   string
+	daemon *daemon.Daemon
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+func newInProcess(env daemon.Env) *inProcess {
+	return &inProcess{env: env, errs: make(chan error, 1)}
+}
+
+// start implements runner.
+func (p *inProcess) start(ctx context.Context, cfg daemon.Config) error {
+	d, err := daemon.New(ctx, cfg, p.env)
+	if err != nil {
+		return err
+	}
+	runCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	r := &runningDaemon{role: cfg.Role, daemon: d, cancel: cancel, done: make(chan struct{})}
+	p.mu.Lock()
+	p.running = append(p.running, r)
+	p.mu.Unlock()
+	go func() { // ended and awaited by stop
+		defer close(r.done)
+		if err := d.Run(runCtx); err != nil {
+			select {
+			case p.errs <- fmt.Errorf("node %s: %w", cfg.Node, err):
+			default:
+			}
+		}
+	}()
+	return nil
+}
+
+// stop implements runner.
+func (p *inProcess) stop(role string) {
+	p.mu.Lock()
+	var mine []*runningDaemon
+	p.running = slices.DeleteFunc(p.running, func(r *runningDaemon) bool {
+		if r.role == role {
+			mine = append(mine, r)
+		}
+		return r.role == role
+	})
+	p.mu.Unlock()
+	for _, r := range mine {
+		r.cancel()
+	}
+	for _, r := range mine {
+		<-r.done
+	}
+}
+
+// failed implements runner.
+func (p *inProcess) failed() <-chan error { return p.errs }
+
+// checks implements runner.
+func (p *inProcess) checks() []admin.Check {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var out []admin.Check
+	for _, r := range p.running {
+		for _, c := range r.daemon.Checks() {
+			c.Name = r.daemon.Name() + " " + c.Name
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// operator is the gRPC server of the control plane among the nodes.
+func (p *inProcess) operator() *grpc.Server {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, r := range p.running {
+		if s := daemon.OperatorServer(r.daemon); s != nil {
+			return s
+		}
+	}
+	return nil
+}

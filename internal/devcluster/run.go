@@ -1,0 +1,273 @@
+package devcluster
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"go.etcd.io/etcd/client/pkg/v3/fileutil"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"github.com/waggle-im/waggle/client/controlclient"
+	"github.com/waggle-im/waggle/internal/admin"
+	"github.com/waggle-im/waggle/internal/atomicfile"
+	"github.com/waggle-im/waggle/internal/certs"
+	"github.com/waggle-im/waggle/internal/daemon"
+)
+
+// lockFile is held while a cluster runs on the data directory.
+const lockFile = "LOCK"
+
+// cluster is one running development cluster.
+type cluster struct {
+	o       Options
+	shape   *shape
+	builder *builder
+	runner  runner
+	admin   string
+	cells   []string               // at start
+	ready   atomic.Pointer[string] // nil: a message has gone round; else why not
+}
+
+// Run runs a cluster until ctx ends, then drains it: edges first, which hand
+// their clients over, then cells, control planes and etcd.
+//
+// Errors name the flag, the port or the directory, and the way out.
+func Run(ctx context.Context, o Options) error {
+	o = o.withDefaults()
+	if err := o.Validate(); err != nil {
+		return err
+	}
+	var err error
+	if o.DataDir, err = filepath.Abs(o.DataDir); err != nil {
+		return fmt.Errorf("--data: %w", err)
+	}
+	if err := os.MkdirAll(o.DataDir, 0o700); err != nil {
+		return fmt.Errorf("--data: %w", err)
+	}
+	lock, err := fileutil.TryLockFile(filepath.Join(o.DataDir, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		if errors.Is(err, fileutil.ErrLocked) {
+			return fmt.Errorf("the data directory %s is used by another waggle: stop it, or choose another with --data", o.DataDir)
+		}
+		return fmt.Errorf("--data: %w", err)
+	}
+	defer lock.Close()
+	c := &cluster{o: o}
+	starting := "starting"
+	c.ready.Store(&starting)
+	return c.run(ctx)
+}
+
+func (c *cluster) run(ctx context.Context) error {
+	var err error
+	if c.shape, err = loadShape(c.o); err != nil {
+		return err
+	}
+	c.cells = slices.Clone(c.shape.Cells)
+	for _, a := range []struct{ flag, addr string }{{"--listen", c.o.Listen}, {"--plaintext", c.o.Plaintext}} {
+		if a.addr == "" {
+			continue
+		}
+		l, err := net.Listen("tcp", a.addr)
+		if err != nil {
+			return fmt.Errorf("%s %s cannot be used: stop what uses it, or choose another: %w", a.flag, a.addr, err)
+		}
+		_ = l.Close()
+	}
+	adminListener, err := daemon.Listen(c.o.Admin, "--admin")
+	if err != nil {
+		return err
+	}
+	c.admin = adminListener.Addr().String()
+	nodes := c.shape.nodes(c.o.Procs)
+	if err := c.shape.assignPorts(nodes); err != nil {
+		_ = adminListener.Close()
+		return err
+	}
+	if err := c.shape.save(c.o.DataDir); err != nil {
+		_ = adminListener.Close()
+		return err
+	}
+	if c.builder, err = newBuilder(c.o, c.shape); err != nil {
+		_ = adminListener.Close()
+		return err
+	}
+	return c.serve(ctx, nodes, adminListener)
+}
+
+// serve starts the nodes and the admin address, and stops them in order.
+func (c *cluster) serve(ctx context.Context, nodes []node, adminListener net.Listener) error {
+	registry := daemon.NewRegistry()
+	env := daemon.Env{Registry: registry, Logger: c.o.Logger, Admin: c.admin}
+	var children *processes
+	local := newInProcess(env)
+	c.runner = local
+	if c.o.Procs {
+		children = newProcesses(c.o)
+		c.runner = children
+	}
+	defer func() {
+		for _, role := range []string{daemon.RoleEdge, daemon.RoleCell, daemon.RoleControlPlane, daemon.RoleEtcd} {
+			c.runner.stop(role)
+		}
+	}()
+	// Created in parallel: each opens its own stores.
+	var starting errgroup.Group
+	for _, n := range nodes {
+		cfg, err := c.builder.config(n)
+		if err != nil {
+			_ = adminListener.Close()
+			return err
+		}
+		starting.Go(func() error { return c.runner.start(ctx, cfg) })
+	}
+	if err := starting.Wait(); err != nil {
+		_ = adminListener.Close()
+		return err
+	}
+	var verbs *grpc.Server
+	if c.o.Procs {
+		verbs = newForwarder(children.controlPlanes)
+	} else {
+		verbs = local.operator()
+	}
+	server := admin.New(admin.Config{
+		Listener: adminListener, GRPC: verbs, Gatherer: registry, Checks: c.checks, Logger: c.o.Logger,
+	})
+	g, runCtx := errgroup.WithContext(ctx)
+	adminCtx, stopAdmin := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopAdmin()
+	g.Go(func() error { return server.Run(adminCtx) })
+	g.Go(func() error { return c.followCells(runCtx) })
+	g.Go(func() error {
+		if err := c.becomeReady(runCtx); err != nil && runCtx.Err() == nil {
+			return err
+		}
+		return nil
+	})
+	g.Go(func() error {
+		defer stopAdmin()
+		select {
+		case err := <-c.runner.failed():
+			return err
+		case <-runCtx.Done():
+			return nil
+		}
+	})
+	return g.Wait()
+}
+
+// checks are the conditions of /readyz.
+func (c *cluster) checks() []admin.Check {
+	round := admin.Check{Name: "a message has gone round"}
+	if why := c.ready.Load(); why != nil {
+		round.Err = errors.New(*why)
+	}
+	return append(c.runner.checks(), round)
+}
+
+// followCells starts the nodes of cells that operators add.
+func (c *cluster) followCells(ctx context.Context) error {
+	client, err := c.follower()
+	if err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return client.Run(ctx) })
+	g.Go(func() error {
+		for {
+			changed := client.Changed()
+			for cell := range client.View().Cells {
+				if err := c.ensureCell(ctx, string(cell)); err != nil {
+					return err
+				}
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	})
+	return errors.Join(g.Wait(), client.Close())
+}
+
+// follower watches the cluster without being one of its nodes.
+func (c *cluster) follower() (*controlclient.Client, error) {
+	pool, err := certs.LoadPool(c.builder.etcd.CAFile())
+	if err != nil {
+		return nil, err
+	}
+	pair := certs.PairIn(c.builder.path("certs"), "etcd-client")
+	t, err := daemon.ClientTLS(pool, pair.CertFile, pair.KeyFile)
+	if err != nil {
+		return nil, err
+	}
+	return controlclient.New(controlclient.Config{
+		Endpoints: []string{"https://" + c.shape.Ports["etcd"].GRPC}, TLS: t, Logger: c.o.Logger,
+	})
+}
+
+func (c *cluster) ensureCell(ctx context.Context, cell string) error {
+	for _, have := range c.shape.Cells {
+		if have == cell {
+			return nil
+		}
+	}
+	c.shape.addCell(cell)
+	nodes := c.shape.cellNodes(cell)
+	if err := c.shape.assignPorts(nodes); err != nil {
+		return err
+	}
+	if err := c.shape.save(c.o.DataDir); err != nil {
+		return err
+	}
+	for _, n := range nodes {
+		cfg, err := c.builder.config(n)
+		if err != nil {
+			return err
+		}
+		if err := c.runner.start(ctx, cfg); err != nil {
+			return err
+		}
+	}
+	fmt.Fprintf(c.o.Out, "cell %s: started %d node(s)\n", cell, len(nodes))
+	return nil
+}
+
+// becomeReady sends a message round, makes the demo users, and says so.
+func (c *cluster) becomeReady(ctx context.Context) error {
+	started := time.Now()
+	p := &probe{c: c}
+	if err := p.run(ctx); err != nil {
+		return err
+	}
+	users, err := c.demoUsers(ctx)
+	if err != nil {
+		return err
+	}
+	c.ready.Store(nil)
+	if c.o.ReadyFile != "" {
+		raw, err := json.Marshal(map[string]any{
+			"listen": c.o.Listen, "plaintext": c.o.Plaintext, "admin": c.admin, "data": c.o.DataDir,
+			"ca": filepath.Join(c.o.DataDir, caFile), "pid": os.Getpid(), "ready_ms": time.Since(started).Milliseconds(),
+		})
+		if err != nil {
+			return err
+		}
+		if err := atomicfile.Write(c.o.ReadyFile, append(raw, '\n'), 0o644); err != nil {
+			return fmt.Errorf("--ready-file: %w", err)
+		}
+	}
+	c.welcome(users)
+	return nil
+}

@@ -1,0 +1,206 @@
+package devcluster
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+
+	"github.com/waggle-im/waggle/internal/atomicfile"
+)
+
+const (
+	shapeFile   = "cluster.json"
+	shapeFormat = 1
+	// Internal ports lie below the range from which systems take the ports
+	// of outgoing connections: a node that restarts must find its own free.
+	portMin, portMax = 20_000, 32_000
+)
+
+// shape is what a data directory fixes.
+type shape struct {
+	Format     int                  `json:"format"`
+	Cells      []string             `json:"cells"` // those added later too
+	Asked      int                  `json:"asked"` // cells by --cells
+	Replicas   int                  `json:"replicas"`
+	Edges      int                  `json:"edges"`
+	SplitRoles bool                 `json:"split_roles"`
+	Ports      map[string]nodePorts `json:"ports"` // by node
+}
+
+// nodePorts are the loopback addresses of one node.
+type nodePorts struct {
+	GRPC   string `json:"grpc"`            // etcd: its client port
+	Admin  string `json:"admin"`           //
+	Peer   string `json:"peer,omitempty"`  // etcd only
+	Client string `json:"edge,omitempty"`  // edges after the first
+	Plain  string `json:"plain,omitempty"` // edges after the first, with --plaintext
+}
+
+// loadShape reads the directory's shape, or takes it from the options, and
+// refuses options that contradict it.
+func loadShape(o Options) (*shape, error) {
+	s := &shape{Format: shapeFormat, Ports: map[string]nodePorts{}}
+	raw, err := os.ReadFile(filepath.Join(o.DataDir, shapeFile))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		s.Replicas, s.Edges, s.SplitRoles = max(o.Replicas, 1), max(o.Edges, 1), o.SplitRoles
+		s.Asked = o.Cells
+		if s.Asked == 0 {
+			s.Asked = 2
+		}
+		s.nameCells()
+		return s, nil
+	case err != nil:
+		return nil, fmt.Errorf("data directory: %w", err)
+	}
+	if err := json.Unmarshal(raw, s); err != nil || s.Format != shapeFormat {
+		return nil, fmt.Errorf("%s cannot be read (%v): it was not written by this release; move the directory away to start afresh",
+			filepath.Join(o.DataDir, shapeFile), err)
+	}
+	contradicts := func(flag string, asked, have any) error {
+		return fmt.Errorf("%s %v contradicts %s, which was made with %v: leave the flag out, or use another --data directory", flag, asked, o.DataDir, have)
+	}
+	switch {
+	case o.Replicas != 0 && o.Replicas != s.Replicas:
+		return nil, contradicts("--replicas", o.Replicas, s.Replicas)
+	case o.SplitSet && o.SplitRoles != s.SplitRoles:
+		return nil, contradicts("--split-roles", o.SplitRoles, s.SplitRoles)
+	case o.Cells != 0 && o.Cells < s.Asked:
+		return nil, contradicts("--cells", o.Cells, s.Asked)
+	case o.Edges != 0 && o.Edges < s.Edges:
+		return nil, contradicts("--edges", o.Edges, s.Edges)
+	}
+	s.Asked, s.Edges = max(o.Cells, s.Asked), max(o.Edges, s.Edges)
+	s.nameCells()
+	return s, nil
+}
+
+// nameCells adds c1, c2 … up to the number asked for.
+func (s *shape) nameCells() {
+	for i := 1; i <= s.Asked; i++ {
+		s.addCell(fmt.Sprintf("c%d", i))
+	}
+}
+
+func (s *shape) addCell(name string) {
+	if !slices.Contains(s.Cells, name) {
+		s.Cells = append(s.Cells, name)
+	}
+}
+
+func (s *shape) save(dir string) error {
+	raw, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := atomicfile.Write(filepath.Join(dir, shapeFile), append(raw, '\n'), 0o600); err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	return nil
+}
+
+// node is one node of the plan.
+type node struct {
+	name  string
+	role  string
+	cell  string
+	roles []string
+	index int // of an edge, from 0
+}
+
+// nodes are all nodes of the shape, in the order they start.
+func (s *shape) nodes(procs bool) []node {
+	out := []node{{name: "etcd", role: "etcd"}, {name: "cp1", role: "controlplane"}}
+	if procs {
+		out = append(out, node{name: "cp2", role: "controlplane"})
+	}
+	for _, cell := range s.Cells {
+		out = append(out, s.cellNodes(cell)...)
+	}
+	for i := range s.Edges {
+		out = append(out, node{name: fmt.Sprintf("e%d", i+1), role: "edge", index: i})
+	}
+	return out
+}
+
+// cellNodes are the nodes of one cell: as many storage nodes as replicas, and
+// with split roles two chat nodes.
+func (s *shape) cellNodes(cell string) []node {
+	both := []string{"chat", "storage"}
+	if s.SplitRoles {
+		both = []string{"storage"}
+	}
+	var out []node
+	for range s.Replicas {
+		out = append(out, node{name: fmt.Sprintf("%s-n%d", cell, len(out)+1), role: "cell", cell: cell, roles: both})
+	}
+	if s.SplitRoles {
+		for range 2 {
+			out = append(out, node{name: fmt.Sprintf("%s-n%d", cell, len(out)+1), role: "cell", cell: cell, roles: []string{"chat"}})
+		}
+	}
+	return out
+}
+
+// assignPorts gives every node its ports, the same as before where they are
+// still free.
+func (s *shape) assignPorts(nodes []node) error {
+	taken := map[string]bool{}
+	for _, p := range s.Ports {
+		for _, a := range []string{p.GRPC, p.Admin, p.Peer, p.Client, p.Plain} {
+			taken[a] = true
+		}
+	}
+	keep := func(addr *string, wanted bool) error {
+		if !wanted || *addr != "" && free(*addr) {
+			return nil
+		}
+		for range 1000 {
+			a := net.JoinHostPort("127.0.0.1", strconv.Itoa(portMin+rand.IntN(portMax-portMin)))
+			if !taken[a] && free(a) {
+				taken[a] = true
+				*addr = a
+				return nil
+			}
+		}
+		return errors.New("no free port was found on 127.0.0.1")
+	}
+	for _, n := range nodes {
+		p := s.Ports[n.name]
+		for _, part := range []struct {
+			addr   *string
+			wanted bool
+		}{
+			{&p.GRPC, true}, {&p.Admin, true}, {&p.Peer, n.role == "etcd"},
+			{&p.Client, n.role == "edge" && n.index > 0}, {&p.Plain, n.role == "edge" && n.index > 0},
+		} {
+			if err := keep(part.addr, part.wanted); err != nil {
+				return err
+			}
+		}
+		s.Ports[n.name] = p
+	}
+	return nil
+}
+
+// free tells whether addr can be listened on, TCP and UDP.
+func free(addr string) bool {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return false
+	}
+	_ = l.Close()
+	u, err := net.ListenPacket("udp", addr)
+	if err != nil {
+		return false
+	}
+	_ = u.Close()
+	return true
+}
