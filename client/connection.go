@@ -125,7 +125,6 @@ func (c *Client) hello(w *wire) (*connection, error) {
 	c.mu.Lock()
 	c.nextRequest = max(c.nextRequest, 1)
 	c.conn, c.user, c.transport = conn, proto.EntityID(welcome.User), w.transport
-	gap := welcome.Resync && c.cfg.Subscribe
 	if c.cfg.Subscribe {
 		c.incarnation, c.pts, c.placed = welcome.Incarnation, proto.Pts(welcome.ResumeFrom), true
 		conn.confirmed = c.pts
@@ -138,9 +137,6 @@ func (c *Client) hello(w *wire) (*connection, error) {
 	}
 	c.mu.Unlock()
 	c.tell(Connected, nil)
-	if gap && c.cfg.OnResync != nil {
-		c.cfg.OnResync(Resync{Pts: proto.Pts(welcome.ResumeFrom), Incarnation: welcome.Incarnation, Reason: "the server could not resume"})
-	}
 	if first {
 		close(c.connected)
 	}

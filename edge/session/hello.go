@@ -1,12 +1,20 @@
 package session
 
 import (
+	"errors"
 	"time"
 
 	"github.com/waggle-im/waggle/internal/token"
 	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
 	clientpb "github.com/waggle-im/waggle/proto/client"
+)
+
+const (
+	// keyPatience is how long a token waits for a signing key that is not
+	// known here: a control plane may have published it a moment ago.
+	keyPatience = time.Second
+	keyRetry    = 20 * time.Millisecond
 )
 
 // hello checks who connects, offline, and starts attaching.
@@ -16,7 +24,7 @@ func (s *Session) hello(id uint64, h *clientpb.Hello, now time.Time) {
 	switch s.phase {
 	case ended:
 		return
-	case greeted, welcomed:
+	case awaiting, greeted, welcomed:
 		s.refuseLocked(id, proto.Errorf(proto.CodeDuplicateHello, "this connection has said Hello already"))
 		return
 	}
@@ -29,7 +37,24 @@ func (s *Session) hello(id uint64, h *clientpb.Hello, now time.Time) {
 			proto.ClientProtocolVersion, h.ProtocolVersion))
 		return
 	}
+	s.verifyLocked(id, h, now, now.Add(keyPatience))
+}
+
+// verifyLocked checks the token, again and again until deadline while all
+// that is wrong is that its key is not known yet.
+func (s *Session) verifyLocked(id uint64, h *clientpb.Hello, now, deadline time.Time) {
 	claims, err := token.Verify(h.Token, s.server.keys, now)
+	if errors.Is(err, token.ErrUnknownKey) && now.Before(deadline) {
+		s.phase = awaiting
+		time.AfterFunc(keyRetry, func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if s.phase == awaiting {
+				s.verifyLocked(id, h, time.Now(), deadline)
+			}
+		})
+		return
+	}
 	if err != nil {
 		s.refuseLocked(id, proto.AsError(err))
 		return

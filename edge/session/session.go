@@ -18,6 +18,7 @@ type phase uint8
 // The phases of a session, in order; each may end it.
 const (
 	connected phase = iota // no Hello yet
+	awaiting               // the token's key may be on its way here
 	greeted                // the token is good; waiting for the first attach
 	welcomed               // stays so over every later attach
 	ended
@@ -84,7 +85,7 @@ func (s *Session) Frame(b []byte) {
 	switch s.phase {
 	case ended:
 		return
-	case connected:
+	case connected, awaiting:
 		s.refuseLocked(f.Id, proto.Errorf(proto.CodeBadFrame, "the first frame must be Hello"))
 		return
 	}

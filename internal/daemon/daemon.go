@@ -29,14 +29,16 @@ import (
 
 // Env is what the daemons of one process share.
 type Env struct {
-	Registry *prometheus.Registry
-	Logger   *slog.Logger
-	Admin    string // the process's admin address, for announcing
+	Logger *slog.Logger
+	Admin  string // the process's admin address, for announcing
+
+	registry *prometheus.Registry // of this daemon
 }
 
 // Daemon is one node, made and not yet running.
 type Daemon struct {
 	name     string
+	registry *prometheus.Registry
 	run      func(context.Context) error
 	close    func() error
 	checks   func() []admin.Check
@@ -54,6 +56,16 @@ func New(ctx context.Context, cfg Config, env Env) (*Daemon, error) {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
 	env.Logger = env.Logger.With("node", cfg.Node)
+	env.registry = prometheus.NewRegistry()
+	d, err := newRole(ctx, cfg, env)
+	if err != nil {
+		return nil, err
+	}
+	d.registry = env.registry
+	return d, nil
+}
+
+func newRole(ctx context.Context, cfg Config, env Env) (*Daemon, error) {
 	switch cfg.Role {
 	case RoleEtcd:
 		return newEtcd(cfg, env)
@@ -83,6 +95,9 @@ func (d *Daemon) Name() string { return d.name }
 // Checks are the node's conditions of readiness.
 func (d *Daemon) Checks() []admin.Check { return d.checks() }
 
+// Metrics are the node's own; those of the process come from [NewRegistry].
+func (d *Daemon) Metrics() prometheus.Gatherer { return d.registry }
+
 // Operator is the registration of operator verbs, nil where there are none.
 func (d *Daemon) Operator() func(grpc.ServiceRegistrar) { return d.operator }
 
@@ -92,7 +107,7 @@ func (d *Daemon) Cluster() *controlclient.Client { return d.cluster }
 // Serve runs one node in this process, with an admin address of its own,
 // until ctx ends.
 func Serve(ctx context.Context, cfg Config, logger *slog.Logger) error {
-	env := Env{Registry: NewRegistry(), Logger: logger}
+	env := Env{Logger: logger}
 	var adminListener net.Listener
 	if cfg.Admin != "" {
 		var err error
@@ -112,7 +127,7 @@ func Serve(ctx context.Context, cfg Config, logger *slog.Logger) error {
 	g.Go(func() error { return d.Run(ctx) })
 	if adminListener != nil {
 		server := admin.New(admin.Config{
-			Listener: adminListener, GRPC: OperatorServer(d), Gatherer: env.Registry, Checks: d.Checks, Logger: logger,
+			Listener: adminListener, GRPC: OperatorServer(d), Gatherer: prometheus.Gatherers{NewRegistry(), d.Metrics()}, Checks: d.Checks, Logger: logger,
 		})
 		g.Go(func() error { return server.Run(ctx) })
 	}

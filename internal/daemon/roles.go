@@ -173,7 +173,7 @@ func newCell(cfg Config, env Env) (*Daemon, error) {
 		MessagesPerSecond: cfg.Cell.MessagesPerSecond, MessagesBurst: cfg.Cell.MessagesBurst,
 	}, cell.Deps{
 		Cluster: m.cluster, Listener: m.listener, ServerOptions: m.serverOptions(), ClientTLS: m.certs.ClientTLS,
-		Logger: env.Logger, Registerer: prometheus.WrapRegistererWith(prometheus.Labels{"node": cfg.Node}, env.Registry),
+		Logger: env.Logger, Registerer: prometheus.WrapRegistererWith(prometheus.Labels{"node": cfg.Node}, env.registry),
 	})
 	if err != nil {
 		return nil, errors.Join(err, m.close())
@@ -215,7 +215,7 @@ func newEdge(cfg Config, env Env) (*Daemon, error) {
 		Node: proto.NodeID(cfg.Node), Directory: m.cluster, Dialer: m.dialer, Locator: m.locator, Keys: m.cluster,
 		Accounts: controlclient.NewAccounts(m.cluster, m.dialer), TLS: func() *tls.Config { return webTLS },
 		Alternatives: func() []string { return otherEdges(m.cluster, cfg.Node) },
-		Log:          env.Logger, Metrics: prometheus.WrapRegistererWith(prometheus.Labels{"node": cfg.Node}, env.Registry),
+		Log:          env.Logger, Metrics: prometheus.WrapRegistererWith(prometheus.Labels{"node": cfg.Node}, env.registry),
 	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("the client address %s: %w", cfg.Edge.Listen, err), m.close())

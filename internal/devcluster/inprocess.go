@@ -6,6 +6,8 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 	"google.golang.org/grpc"
 
 	"github.com/waggle-im/waggle/internal/admin"
@@ -16,8 +18,8 @@ import (
 type runner interface {
 	// start starts a node; it may not be ready yet.
 	start(ctx context.Context, cfg daemon.Config) error
-	// stop stops the nodes of a role, draining, and waits for them.
-	stop(role string)
+	// stop stops the nodes that match, draining, and waits for them.
+	stop(match func(daemon.Config) bool)
 	// failed delivers the error of a node without which the cluster cannot
 	// go on.
 	failed() <-chan error
@@ -35,7 +37,7 @@ type inProcess struct {
 }
 
 type runningDaemon struct {
-	role   string
+	cfg    daemon.Config
 	daemon *daemon.Daemon
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -52,7 +54,7 @@ func (p *inProcess) start(ctx context.Context, cfg daemon.Config) error {
 		return err
 	}
 	runCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	r := &runningDaemon{role: cfg.Role, daemon: d, cancel: cancel, done: make(chan struct{})}
+	r := &runningDaemon{cfg: cfg, daemon: d, cancel: cancel, done: make(chan struct{})}
 	p.mu.Lock()
 	p.running = append(p.running, r)
 	p.mu.Unlock()
@@ -69,14 +71,15 @@ func (p *inProcess) start(ctx context.Context, cfg daemon.Config) error {
 }
 
 // stop implements runner.
-func (p *inProcess) stop(role string) {
+func (p *inProcess) stop(match func(daemon.Config) bool) {
 	p.mu.Lock()
 	var mine []*runningDaemon
 	p.running = slices.DeleteFunc(p.running, func(r *runningDaemon) bool {
-		if r.role == role {
+		if match(r.cfg) {
 			mine = append(mine, r)
+			return true
 		}
-		return r.role == role
+		return false
 	})
 	p.mu.Unlock()
 	for _, r := range mine {
@@ -102,6 +105,17 @@ func (p *inProcess) checks() []admin.Check {
 		}
 	}
 	return out
+}
+
+// Gather implements prometheus.Gatherer over the nodes that run.
+func (p *inProcess) Gather() ([]*dto.MetricFamily, error) {
+	p.mu.Lock()
+	var all prometheus.Gatherers
+	for _, r := range p.running {
+		all = append(all, r.daemon.Metrics())
+	}
+	p.mu.Unlock()
+	return all.Gather()
 }
 
 // operator is the gRPC server of the control plane among the nodes.

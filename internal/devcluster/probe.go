@@ -29,7 +29,7 @@ const (
 // probe sends a message from one synthetic user to another, from the first
 // cell to the last, and waits until it has arrived: only then is the cluster
 // ready.
-type probe struct{ c *cluster }
+type probe struct{ c *Cluster }
 
 // probeUser is a synthetic user with a token, kept for the next start.
 type probeUser struct {

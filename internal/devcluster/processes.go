@@ -188,11 +188,11 @@ func (p *processes) fail(err error) {
 }
 
 // stop implements runner.
-func (p *processes) stop(role string) {
+func (p *processes) stop(match func(daemon.Config) bool) {
 	p.mu.Lock()
 	var mine, rest []*child
 	for _, c := range p.children {
-		if c.cfg.Role == role {
+		if match(c.cfg) {
 			mine = append(mine, c)
 		} else {
 			rest = append(rest, c)

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.etcd.io/etcd/client/pkg/v3/fileutil"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
@@ -26,8 +27,8 @@ import (
 // lockFile is held while a cluster runs on the data directory.
 const lockFile = "LOCK"
 
-// cluster is one running development cluster.
-type cluster struct {
+// Cluster is one development cluster.
+type Cluster struct {
 	o       Options
 	shape   *shape
 	builder *builder
@@ -37,37 +38,74 @@ type cluster struct {
 	ready   atomic.Pointer[string] // nil: a message has gone round; else why not
 }
 
-// Run runs a cluster until ctx ends, then drains it: edges first, which hand
-// their clients over, then cells, control planes and etcd.
-//
-// Errors name the flag, the port or the directory, and the way out.
-func Run(ctx context.Context, o Options) error {
+// New makes a cluster of the shape that o asks for. It starts nothing and
+// touches no file.
+func New(o Options) (*Cluster, error) {
 	o = o.withDefaults()
 	if err := o.Validate(); err != nil {
-		return err
+		return nil, err
 	}
 	var err error
 	if o.DataDir, err = filepath.Abs(o.DataDir); err != nil {
+		return nil, fmt.Errorf("--data: %w", err)
+	}
+	c := &Cluster{o: o}
+	starting := "starting"
+	c.ready.Store(&starting)
+	return c, nil
+}
+
+// Run is [New] and [Cluster.Run] in one.
+func Run(ctx context.Context, o Options) error {
+	c, err := New(o)
+	if err != nil {
+		return err
+	}
+	return c.Run(ctx)
+}
+
+// Run runs the cluster until ctx ends, then drains it: edges first, which
+// hand their clients over, then cells, control planes and etcd.
+//
+// Errors name the flag, the port or the directory, and the way out.
+func (c *Cluster) Run(ctx context.Context) error {
+	if err := os.MkdirAll(c.o.DataDir, 0o700); err != nil {
 		return fmt.Errorf("--data: %w", err)
 	}
-	if err := os.MkdirAll(o.DataDir, 0o700); err != nil {
-		return fmt.Errorf("--data: %w", err)
-	}
-	lock, err := fileutil.TryLockFile(filepath.Join(o.DataDir, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
+	lock, err := fileutil.TryLockFile(filepath.Join(c.o.DataDir, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		if errors.Is(err, fileutil.ErrLocked) {
-			return fmt.Errorf("the data directory %s is used by another waggle: stop it, or choose another with --data", o.DataDir)
+			return fmt.Errorf("the data directory %s is used by another waggle: stop it, or choose another with --data", c.o.DataDir)
 		}
 		return fmt.Errorf("--data: %w", err)
 	}
 	defer lock.Close()
-	c := &cluster{o: o}
-	starting := "starting"
-	c.ready.Store(&starting)
 	return c.run(ctx)
 }
 
-func (c *cluster) run(ctx context.Context) error {
+// StopNode stops one node of a cluster that runs in one process, draining it;
+// StartNode starts it again. They are for tests and demonstrations of what
+// the rest does meanwhile.
+func (c *Cluster) StopNode(name string) {
+	c.runner.stop(func(cfg daemon.Config) bool { return cfg.Node == name })
+}
+
+// StartNode starts a node that StopNode has stopped.
+func (c *Cluster) StartNode(ctx context.Context, name string) error {
+	for _, n := range c.shape.nodes(c.o.Procs) {
+		if n.name != name {
+			continue
+		}
+		cfg, err := c.builder.config(n)
+		if err != nil {
+			return err
+		}
+		return c.runner.start(ctx, cfg)
+	}
+	return fmt.Errorf("there is no node %s", name)
+}
+
+func (c *Cluster) run(ctx context.Context) error {
 	var err error
 	if c.shape, err = loadShape(c.o); err != nil {
 		return err
@@ -105,9 +143,8 @@ func (c *cluster) run(ctx context.Context) error {
 }
 
 // serve starts the nodes and the admin address, and stops them in order.
-func (c *cluster) serve(ctx context.Context, nodes []node, adminListener net.Listener) error {
-	registry := daemon.NewRegistry()
-	env := daemon.Env{Registry: registry, Logger: c.o.Logger, Admin: c.admin}
+func (c *Cluster) serve(ctx context.Context, nodes []node, adminListener net.Listener) error {
+	env := daemon.Env{Logger: c.o.Logger, Admin: c.admin}
 	var children *processes
 	local := newInProcess(env)
 	c.runner = local
@@ -117,7 +154,7 @@ func (c *cluster) serve(ctx context.Context, nodes []node, adminListener net.Lis
 	}
 	defer func() {
 		for _, role := range []string{daemon.RoleEdge, daemon.RoleCell, daemon.RoleControlPlane, daemon.RoleEtcd} {
-			c.runner.stop(role)
+			c.runner.stop(func(cfg daemon.Config) bool { return cfg.Role == role })
 		}
 	}()
 	// Created in parallel: each opens its own stores.
@@ -141,7 +178,7 @@ func (c *cluster) serve(ctx context.Context, nodes []node, adminListener net.Lis
 		verbs = local.operator()
 	}
 	server := admin.New(admin.Config{
-		Listener: adminListener, GRPC: verbs, Gatherer: registry, Checks: c.checks, Logger: c.o.Logger,
+		Listener: adminListener, GRPC: verbs, Gatherer: prometheus.Gatherers{daemon.NewRegistry(), local}, Checks: c.checks, Logger: c.o.Logger,
 	})
 	g, runCtx := errgroup.WithContext(ctx)
 	adminCtx, stopAdmin := context.WithCancel(context.WithoutCancel(ctx))
@@ -167,7 +204,7 @@ func (c *cluster) serve(ctx context.Context, nodes []node, adminListener net.Lis
 }
 
 // checks are the conditions of /readyz.
-func (c *cluster) checks() []admin.Check {
+func (c *Cluster) checks() []admin.Check {
 	round := admin.Check{Name: "a message has gone round"}
 	if why := c.ready.Load(); why != nil {
 		round.Err = errors.New(*why)
@@ -176,7 +213,7 @@ func (c *cluster) checks() []admin.Check {
 }
 
 // followCells starts the nodes of cells that operators add.
-func (c *cluster) followCells(ctx context.Context) error {
+func (c *Cluster) followCells(ctx context.Context) error {
 	client, err := c.follower()
 	if err != nil {
 		return err
@@ -202,7 +239,7 @@ func (c *cluster) followCells(ctx context.Context) error {
 }
 
 // follower watches the cluster without being one of its nodes.
-func (c *cluster) follower() (*controlclient.Client, error) {
+func (c *Cluster) follower() (*controlclient.Client, error) {
 	pool, err := certs.LoadPool(c.builder.etcd.CAFile())
 	if err != nil {
 		return nil, err
@@ -217,7 +254,7 @@ func (c *cluster) follower() (*controlclient.Client, error) {
 	})
 }
 
-func (c *cluster) ensureCell(ctx context.Context, cell string) error {
+func (c *Cluster) ensureCell(ctx context.Context, cell string) error {
 	for _, have := range c.shape.Cells {
 		if have == cell {
 			return nil
@@ -245,7 +282,7 @@ func (c *cluster) ensureCell(ctx context.Context, cell string) error {
 }
 
 // becomeReady sends a message round, makes the demo users, and says so.
-func (c *cluster) becomeReady(ctx context.Context) error {
+func (c *Cluster) becomeReady(ctx context.Context) error {
 	started := time.Now()
 	p := &probe{c: c}
 	if err := p.run(ctx); err != nil {

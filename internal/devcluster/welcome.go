@@ -19,7 +19,7 @@ import (
 type demoUser struct{ name, password, cell string }
 
 // demoUsers makes the demo users, the first two in different cells.
-func (c *cluster) demoUsers(ctx context.Context) ([]demoUser, error) {
+func (c *Cluster) demoUsers(ctx context.Context) ([]demoUser, error) {
 	if c.o.NoDemo || !loopback(c.o.Listen) {
 		return nil, nil
 	}
@@ -40,7 +40,7 @@ func (c *cluster) demoUsers(ctx context.Context) ([]demoUser, error) {
 
 // addAccounts adds accounts through the admin address; those that exist stay
 // as they are. It goes on trying while the cluster starts.
-func (c *cluster) addAccounts(ctx context.Context, requests []*controlpb.AddAccountRequest) ([]*controlpb.AddAccountReply, error) {
+func (c *Cluster) addAccounts(ctx context.Context, requests []*controlpb.AddAccountRequest) ([]*controlpb.AddAccountReply, error) {
 	conn, err := grpc.NewClient("passthrough:///"+c.admin, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return nil, err
@@ -99,7 +99,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 }
 
 // welcome prints what runs and what to try.
-func (c *cluster) welcome(users []demoUser) {
+func (c *Cluster) welcome(users []demoUser) {
 	mode := "everything in one process"
 	if c.o.Procs {
 		mode = "one process per node"

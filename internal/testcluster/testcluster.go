@@ -35,6 +35,7 @@ type Cluster struct {
 	options devcluster.Options
 	cancel  context.CancelFunc
 	done    chan error
+	cluster *devcluster.Cluster
 	conn    *grpc.ClientConn
 	verbs   controlpb.OperatorClient
 }
@@ -78,7 +79,12 @@ func (c *Cluster) run() {
 	ctx, cancel := context.WithCancel(context.Background())
 	c.cancel, c.done = cancel, make(chan error, 1)
 	done := c.done
-	go func() { done <- devcluster.Run(ctx, c.options) }() // awaited by Stop
+	cluster, err := devcluster.New(c.options)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.cluster = cluster
+	go func() { done <- cluster.Run(ctx) }() // awaited by Stop
 	c.Until("the cluster is ready", func() error {
 		select {
 		case err := <-done:
@@ -122,6 +128,17 @@ func (c *Cluster) Restart() {
 	c.t.Helper()
 	c.Stop()
 	c.run()
+}
+
+// StopNode stops one node; StartNode starts it again.
+func (c *Cluster) StopNode(name string) { c.cluster.StopNode(name) }
+
+// StartNode starts a node that StopNode has stopped.
+func (c *Cluster) StartNode(name string) {
+	c.t.Helper()
+	if err := c.cluster.StartNode(context.Background(), name); err != nil {
+		c.t.Fatal(err)
+	}
 }
 
 // Options are those the cluster runs with.

@@ -122,10 +122,15 @@ func (w *wireClaims) claims() (Claims, error) {
 	}, nil
 }
 
+// ErrUnknownKey marks a [proto.CodeBadToken] whose only known fault is that
+// the signing key is not known here. A key published a moment ago may be.
+var ErrUnknownKey = errors.New("unknown signing key")
+
 // Verify checks raw at now and returns what it says. It touches no network.
 //
 // Errors are *proto.Error: [proto.CodeTokenExpired] for a token that was
-// valid once; [proto.CodeBadToken] for all others.
+// valid once; [proto.CodeBadToken] for all others, with [ErrUnknownKey] in
+// the chain where that is why.
 func Verify(raw string, keys Keys, now time.Time) (Claims, error) {
 	if len(raw) > BytesMax {
 		return Claims{}, proto.Errorf(proto.CodeBadToken, "the token has %d bytes, at most %d are accepted: log in again", len(raw), BytesMax)
@@ -142,7 +147,11 @@ func Verify(raw string, keys Keys, now time.Time) (Claims, error) {
 	// else is wrong: the signature has been checked before any claim.
 	expired := errors.Is(err, jwt.ErrTokenExpired) && !errors.Is(err, jwt.ErrTokenInvalidAudience)
 	if err != nil && !expired {
-		return Claims{}, proto.Errorf(proto.CodeBadToken, "the token is not valid (%v): log in again", err)
+		refusal := proto.Errorf(proto.CodeBadToken, "the token is not valid (%v): log in again", err)
+		if errors.Is(err, ErrUnknownKey) {
+			return Claims{}, fmt.Errorf("%w: %w", ErrUnknownKey, refusal)
+		}
+		return Claims{}, refusal
 	}
 	c, err := w.claims()
 	if err != nil {
@@ -164,7 +173,7 @@ func keyOf(t *jwt.Token, keys Keys) (any, error) {
 	}
 	key, ok := keys.PublicKey(kid)
 	if !ok || len(key) != ed25519.PublicKeySize {
-		return nil, fmt.Errorf("key %.32q is not known here", kid)
+		return nil, fmt.Errorf("%w: %.32q is not known here", ErrUnknownKey, kid)
 	}
 	return key, nil
 }

@@ -30,7 +30,6 @@ type inbox struct {
 type received struct {
 	from  proto.NodeID
 	rng   proto.RangeID
-	by    uint64 // the sending replica
 	to    uint64 // the replica it is for
 	msg   *raftpb.Message
 	quiet *cellpb.QuietGroup

@@ -295,8 +295,8 @@ func (n *Node) Propose(r proto.RangeID, e *cellpb.Entry, done func(*cellpb.Appli
 		done(nil, err)
 		return
 	}
-	p := &proposal{g: g, id: n.proposals.Add(1), done: done}
-	e.Proposal = p.id
+	p := &proposal{g: g, done: done}
+	e.Proposal = n.proposals.Add(1)
 	if p.data, err = pb.Marshal(e); err != nil {
 		done(nil, proto.Errorf(proto.CodeBadRequest, "entry for range %s: %v", r, err))
 		return

@@ -18,7 +18,6 @@ import (
 //	   └─leadership lost for an election timeout, or node stopped─► finished, unknown
 type proposal struct {
 	g           *group
-	id          uint64
 	data        []byte
 	index, term uint64 // once appended
 	done        func(*cellpb.Applied, error)

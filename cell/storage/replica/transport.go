@@ -14,8 +14,8 @@ import (
 
 // Transport carries what a node says to others.
 type Transport interface {
-	// Send queues a batch. It does not wait and does not keep the batch's
-	// order towards other nodes. false: nothing of it was queued.
+	// Send queues a batch. It does not wait. Batches to one node arrive in
+	// order or not at all. false: nothing of this one was queued.
 	Send(to proto.NodeID, b *cellpb.RaftBatch) bool
 	// Snapshot opens a stream to [Node.HandleSnapshot] of another node.
 	Snapshot(ctx context.Context, to proto.NodeID) (SnapshotStream, error)
@@ -227,7 +227,8 @@ type RaftStream interface {
 }
 
 // HandleRaft takes in what another node says until its stream ends. The end
-// wakes the quiet groups that rest on that node.
+// wakes the quiet groups that rest on that node. Streams last as long as both
+// nodes: end a gRPC server that serves them with Stop, not GracefulStop.
 func (n *Node) HandleRaft(stream RaftStream) error {
 	var from proto.NodeID
 	defer func() {
@@ -271,11 +272,11 @@ func (n *Node) Receive(from proto.NodeID, b *cellpb.RaftBatch) error {
 		}
 		bytes += len(m.GetMessage())
 		items = append(items, received{
-			from: from, rng: proto.RangeID(m.GetRange()), by: msg.GetFrom(), to: msg.GetTo(), msg: msg,
+			from: from, rng: proto.RangeID(m.GetRange()), to: msg.GetTo(), msg: msg,
 		})
 	}
 	for _, q := range b.GetQuiet() {
-		items = append(items, received{from: from, rng: proto.RangeID(q.GetRange()), by: q.GetFromReplica(), quiet: q})
+		items = append(items, received{from: from, rng: proto.RangeID(q.GetRange()), quiet: q})
 	}
 	if b.GetAlive() {
 		items = append(items, received{from: from, alive: true})

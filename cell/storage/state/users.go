@@ -107,7 +107,7 @@ func (m *Machine) loginDevice(c *cellpb.LoginDevice) *cellpb.Result {
 			Pts: uint64(u.pts), Name: profile.Name, Repeated: repeated,
 		}
 	}
-	if known && len(c.Nonce) > 0 && bytes.Equal(d.Nonce, c.Nonce) {
+	if known && !d.Ended && len(c.Nonce) > 0 && bytes.Equal(d.Nonce, c.Nonce) {
 		return done(true)
 	}
 	if !known || d.Ended {

@@ -1,0 +1,205 @@
+package config
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/waggle-im/waggle/internal/daemon"
+)
+
+// Key is one thing an operator sets.
+type Key struct {
+	Name    string   // as in edge.listen
+	Help    string   // one sentence, with the unit
+	Roles   []string // who reads it; empty: every role
+	Default any      // nil: the type's zero value
+	Example any      // what print-default shows where there is no default
+	Secret  bool     // may hold a password: no flag sets it
+
+	// PerNode is how `waggle dev` decides the key for each node; empty: all
+	// nodes may have the same, so `dev --config` can set it.
+	PerNode string
+
+	kind reflect.Type
+}
+
+// EnvName is the environment variable that sets k.
+func (k Key) EnvName() string {
+	return "WAGGLE_" + strings.ToUpper(strings.ReplaceAll(k.Name, ".", "_"))
+}
+
+// For tells whether a node of the role reads k.
+func (k Key) For(role string) bool { return len(k.Roles) == 0 || slices.Contains(k.Roles, role) }
+
+// List tells whether k takes several values.
+func (k Key) List() bool { return k.kind.Kind() == reflect.Slice }
+
+// Type is the kind of value k takes, in words.
+func (k Key) Type() string {
+	switch k.kind.Kind() {
+	case reflect.Slice:
+		return "list of texts"
+	case reflect.String:
+		return "text"
+	case reflect.Bool:
+		return "true or false"
+	}
+	return "whole number"
+}
+
+// value is the default, typed.
+func (k Key) value() any {
+	if k.Default != nil {
+		return k.Default
+	}
+	return reflect.Zero(k.kind).Interface()
+}
+
+const ownByDev = "every node has its own, which `waggle dev` chooses"
+
+// Keys are all keys, in the order of [daemon.Config].
+func Keys() []Key {
+	node := []string{daemon.RoleControlPlane, daemon.RoleCell, daemon.RoleEdge}
+	keys := []Key{
+		{Name: "role", Help: "What this node is: controlplane, cell or edge. `waggle start ROLE` must name the same.", PerNode: ownByDev},
+		{Name: "node", Help: "This node's name, unique in the cluster.", PerNode: ownByDev},
+		{Name: "cluster", Help: "The cluster's name, shown in status.", Default: "waggle"},
+		{Name: "mode", Help: "embedded or production, shown in status.", Default: "production"},
+		{Name: "data_dir", Help: "Folder for everything the node keeps; one node per folder.", PerNode: "use --data"},
+		{Name: "listen", Help: "HOST:PORT of the cluster's own gRPC, by mutual TLS.", Roles: node, Example: "0.0.0.0:7400", PerNode: ownByDev},
+		{Name: "admin", Help: "HOST:PORT for probes, metrics and operator verbs. It has no TLS: keep it on loopback or protect it. Empty: none.",
+			Default: "127.0.0.1:7480", PerNode: "use --admin"},
+		{Name: "advertise", Help: "HOST:PORT others call this node by. Empty: the value of listen.", Roles: node, PerNode: ownByDev},
+
+		{Name: "etcd.endpoints", Help: "etcd's client addresses, all members.",
+			Example: []string{"https://10.0.0.1:2379", "https://10.0.0.2:2379", "https://10.0.0.3:2379"}, PerNode: ownByDev},
+		{Name: "etcd.cert", Help: "Client certificate for etcd, PEM file. Empty: none.", PerNode: ownByDev},
+		{Name: "etcd.key", Help: "Key of etcd.cert, PEM file.", PerNode: ownByDev},
+		{Name: "etcd.ca", Help: "etcd's own authority, PEM file. Empty: no TLS towards etcd.", PerNode: ownByDev},
+
+		{Name: "tls.cert", Help: "This node's certificate, PEM file (`waggle certs node`).", Roles: node, PerNode: ownByDev},
+		{Name: "tls.key", Help: "Key of tls.cert, PEM file.", Roles: node, PerNode: ownByDev},
+		{Name: "tls.ca", Help: "The cluster's authority, PEM file (`waggle certs ca`).", Roles: node, PerNode: ownByDev},
+
+		{Name: "log.level", Help: "What is logged to standard error: debug, info, warn or error.", Default: "info"},
+		{Name: "log.format", Help: "text or json.", Default: "text"},
+	}
+	keys = append(keys, roleKeys()...)
+	kinds := fields(reflect.TypeFor[daemon.Config](), "")
+	for i := range keys {
+		keys[i].kind = kinds[keys[i].Name]
+	}
+	return keys
+}
+
+// roleKeys are the keys that only one role reads.
+func roleKeys() []Key {
+	cp, cell := []string{daemon.RoleControlPlane}, []string{daemon.RoleCell}
+	edge, etcd := []string{daemon.RoleEdge}, []string{daemon.RoleEtcd}
+	return []Key{
+		{Name: "controlplane.database", Help: "Accounts: sqlite:PATH or mysql://USER@HOST/DB. Empty: SQLite in the data folder. One with a password belongs in the environment.",
+			Roles: cp, Secret: true},
+		{Name: "controlplane.replicas", Help: "Voters of ranges in cells registered from now on: 1 or 3.", Roles: cp, Default: uint32(1), PerNode: "use --replicas"},
+		{Name: "controlplane.cells", Help: "Cells to register at start; `waggle cells add` adds others later.", Roles: cp,
+			Example: []string{"c1"}, PerNode: "use --cells"},
+
+		{Name: "cell.name", Help: "The cell this node belongs to.", Roles: cell, Example: "c1", PerNode: ownByDev},
+		{Name: "cell.roles", Help: "Of chat and storage, those this node has.", Roles: cell, Default: []string{"chat", "storage"}, PerNode: "use --split-roles"},
+		{Name: "cell.cache_bytes", Help: "Block cache, shared by the node's stores, bytes.", Roles: cell, Default: int64(32 << 20)},
+		{Name: "cell.memtable_bytes", Help: "Memtable of each store, bytes.", Roles: cell, Default: int(16 << 20)},
+		{Name: "cell.disk_spare_bytes", Help: "Writes are refused while the disk has less free than this, bytes; -1: never.", Roles: cell, Default: int64(64 << 20)},
+		{Name: "cell.messages_per_second", Help: "Sends of one user; -1: no limit.", Roles: cell, Default: 100},
+		{Name: "cell.messages_burst", Help: "Sends of one user at once.", Roles: cell, Default: 500},
+
+		{Name: "edge.listen", Help: "HOST:PORT for clients, TCP and UDP.", Roles: edge, Example: "0.0.0.0:7443", PerNode: "use --listen"},
+		{Name: "edge.plaintext", Help: "Second HOST:PORT for clients, without TLS, behind a load balancer that ends it. Empty: none.",
+			Roles: edge, PerNode: "use --plaintext"},
+		{Name: "edge.advertise", Help: "HOST:PORT clients are told. Empty: the value of edge.listen.", Roles: edge, PerNode: ownByDev},
+		{Name: "edge.cert", Help: "Certificate of the client port, PEM file (`waggle certs web`).", Roles: edge},
+		{Name: "edge.key", Help: "Key of edge.cert, PEM file.", Roles: edge},
+		{Name: "edge.exempt_loopback", Help: "Lift the limits per address for clients on this machine.", Roles: edge, Default: false},
+
+		{Name: "etcd_server.client", Help: "HOST:PORT for etcd's clients.", Roles: etcd, Example: "127.0.0.1:2379", PerNode: ownByDev},
+		{Name: "etcd_server.peer", Help: "HOST:PORT for etcd's members.", Roles: etcd, Example: "127.0.0.1:2380", PerNode: ownByDev},
+		{Name: "etcd_server.cert", Help: "etcd's certificate, PEM file.", Roles: etcd, PerNode: ownByDev},
+		{Name: "etcd_server.key", Help: "Key of etcd_server.cert, PEM file.", Roles: etcd, PerNode: ownByDev},
+		{Name: "etcd_server.ca", Help: "Authority of etcd's clients, PEM file.", Roles: etcd, PerNode: ownByDev},
+	}
+}
+
+// fields are the types of a struct's leaves by key.
+func fields(t reflect.Type, prefix string) map[string]reflect.Type {
+	out := map[string]reflect.Type{}
+	for i := range t.NumField() {
+		f := t.Field(i)
+		name := prefix + f.Tag.Get("koanf")
+		if f.Type.Kind() != reflect.Struct {
+			out[name] = f.Type
+			continue
+		}
+		for k, v := range fields(f.Type, name+".") {
+			out[k] = v
+		}
+	}
+	return out
+}
+
+// Find is the key of that name.
+func Find(name string) (Key, error) {
+	keys := Keys()
+	if i := slices.IndexFunc(keys, func(k Key) bool { return k.Name == name }); i >= 0 {
+		return keys[i], nil
+	}
+	return Key{}, unknown(name)
+}
+
+// section are the names of the keys below a section.
+func section(name string) []string {
+	var out []string
+	for _, k := range Keys() {
+		if strings.HasPrefix(k.Name, name+".") {
+			out = append(out, k.Name)
+		}
+	}
+	return out
+}
+
+// unknown refuses a name and says which one may have been meant.
+func unknown(name string) error {
+	best, least := "", int(^uint(0)>>1)
+	for _, k := range Keys() {
+		d := distance(name, k.Name)
+		if last(name) == last(k.Name) {
+			d = min(d, 3) // the right word in the wrong section, or none
+		}
+		if d < least {
+			best, least = k.Name, d
+		}
+	}
+	return fmt.Errorf("there is no key %s: the nearest is %s", name, best)
+}
+
+func last(name string) string { return name[strings.LastIndex(name, ".")+1:] }
+
+// distance is the number of letters to insert, remove or replace (Levenshtein).
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
