@@ -89,7 +89,7 @@ func (a *app) issue(l *leaf, name string, sign func(*certs.Authority, certs.Pair
 	if err := sign(ca, pair); err != nil {
 		return err
 	}
-	return a.wrote(pair.Cert, pair.Key)
+	return a.wrote(pair.CertFile, pair.KeyFile)
 }
 
 func (a *app) wrote(files ...string) error {

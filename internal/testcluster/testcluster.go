@@ -147,6 +147,42 @@ func (c *Cluster) Options() devcluster.Options { return c.options }
 // Operator calls operator verbs.
 func (c *Cluster) Operator() controlpb.OperatorClient { return c.verbs }
 
+// AddCell adds a cell and waits until it takes new users.
+func (c *Cluster) AddCell(cell string) {
+	c.t.Helper()
+	if _, err := c.verbs.AddCell(c.Context(), &controlpb.AddCellRequest{Cell: cell}); err != nil {
+		c.t.Fatal(err)
+	}
+	c.Until("cell "+cell+" is active", func() error {
+		cells, err := c.verbs.ListCells(c.Context(), &controlpb.ListCellsRequest{})
+		if err != nil {
+			return err
+		}
+		for _, have := range cells.Cells {
+			if have.Cell == cell && have.State == "active" && have.Ranges > 0 {
+				return nil
+			}
+		}
+		return fmt.Errorf("cells: %v", cells.Cells)
+	})
+}
+
+// EdgeAddr is where an edge takes clients.
+func (c *Cluster) EdgeAddr(edge string) string {
+	c.t.Helper()
+	edges, err := c.verbs.ListEdges(c.Context(), &controlpb.ListEdgesRequest{})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, e := range edges.Edges {
+		if e.Edge == edge {
+			return e.Tcp
+		}
+	}
+	c.t.Fatalf("there is no edge %s: %v", edge, edges.Edges)
+	return ""
+}
+
 // Until waits until f gives no error.
 func (c *Cluster) Until(what string, f func() error) {
 	c.t.Helper()
