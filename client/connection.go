@@ -14,6 +14,10 @@ import (
 const (
 	// writeTimeout bounds one write to the server.
 	writeTimeout = 10 * time.Second
+	// doubtAfter is how long a server may be silent while it owes an answer,
+	// before it is asked for a sign of life; after twice that the connection
+	// is given up.
+	doubtAfter = 3 * time.Second
 	// confirmEvery is how often processed updates are confirmed: the server
 	// joins confirmations for as long anyway.
 	confirmEvery = 100 * time.Millisecond
@@ -31,6 +35,7 @@ type connection struct {
 	unansweredBytes int
 	lastHeard       time.Time
 	confirmed       proto.Pts
+	doubted         time.Time // a sign of life was asked for
 }
 
 // serve connects and serves the connection until it breaks.
@@ -295,6 +300,9 @@ func (c *Client) write(ctx context.Context, conn *connection) error {
 		select {
 		case <-c.wake:
 		case <-retryTick:
+			if err := c.doubt(conn); err != nil {
+				return err
+			}
 		case <-confirmTick:
 			if err := c.writeConfirm(conn); err != nil {
 				return err
@@ -359,6 +367,26 @@ func (c *Client) writeConfirm(conn *connection) error {
 		return err
 	}
 	return c.flush(conn, buf)
+}
+
+// doubt asks a server that owes an answer and has been silent for long for a
+// sign of life, and gives it up when there is none.
+func (c *Client) doubt(conn *connection) error {
+	c.mu.Lock()
+	silent := time.Since(conn.lastHeard)
+	ask := silent > doubtAfter && conn.doubted.Before(conn.lastHeard)
+	if ask {
+		conn.doubted = time.Now()
+	}
+	lost := !ask && conn.doubted.After(conn.lastHeard) && time.Since(conn.doubted) > doubtAfter
+	c.mu.Unlock()
+	switch {
+	case lost:
+		return errors.New("client: the server does not answer any more")
+	case ask:
+		return c.beat(conn)
+	}
+	return nil
 }
 
 // beat sends a heartbeat and judges the server's silence as it judges ours.

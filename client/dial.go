@@ -22,6 +22,10 @@ import (
 // often.
 const quicIdle = 90 * time.Second
 
+// quicKeepAlive is how soon an idle client learns that its edge was killed
+// and started again: TCP is told at once, QUIC when it next sends.
+const quicKeepAlive = 15 * time.Second
+
 // wire is one established connection, before or after Hello.
 type wire struct {
 	rw        io.ReadWriter
@@ -69,7 +73,7 @@ func tlsConfig(cfg *Config, server string) *tls.Config {
 
 func dialQUIC(ctx context.Context, cfg *Config, server string) (*wire, error) {
 	conn, err := quic.DialAddr(ctx, server, tlsConfig(cfg, server), &quic.Config{
-		MaxIdleTimeout: quicIdle, HandshakeIdleTimeout: cfg.QUICTimeout,
+		MaxIdleTimeout: quicIdle, KeepAlivePeriod: quicKeepAlive, HandshakeIdleTimeout: cfg.QUICTimeout,
 		InitialStreamReceiveWindow: 64 << 10, MaxStreamReceiveWindow: 256 << 10,
 		InitialConnectionReceiveWindow: 64 << 10, MaxConnectionReceiveWindow: 1 << 20,
 	})

@@ -269,7 +269,9 @@ type progress struct {
 // progressEvery is how often a count is shown, and after which time first.
 const progressEvery = time.Second
 
-func (a *app) newProgress(what string) *progress { return &progress{a: a, what: what, last: time.Now()} }
+func (a *app) newProgress(what string) *progress {
+	return &progress{a: a, what: what, last: time.Now()}
+}
 
 func (p *progress) show(done int) {
 	if !p.a.errTerminal || p.a.outTerminal || time.Since(p.last) < progressEvery {

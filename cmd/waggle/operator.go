@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -69,14 +70,26 @@ func (o *operator) explain(ctx context.Context, err error) error {
 		return timedOut(fmt.Errorf("the admin address %s gave no answer within %s: ask `waggle status`, or allow more with --timeout", o.admin, o.timeout))
 	case ctx.Err() != nil:
 		return errors.New("interrupted: what was asked for may have been done")
-	case !isStatus || len(st.Details()) > 0:
+	case errors.Is(err, io.EOF):
+		return fmt.Errorf("the admin address %s ended the answer early: ask `waggle status`, then again", o.admin)
+	case !isStatus:
+		return err
+	case len(st.Details()) > 0:
 		return controlclient.FromStatus(err)
 	case st.Code() == codes.Unavailable:
-		return fmt.Errorf("the admin address %s does not answer (%s): is the cluster running? `make run` starts one, --admin names another", o.admin, st.Message())
+		return fmt.Errorf("the admin address %s does not answer (%s): is the cluster running? `make run` starts one, --admin names another", o.admin, dialMessage(st.Message()))
 	case st.Code() == codes.Unimplemented:
 		return fmt.Errorf("the node at %s serves no operator verbs: name a control plane's admin address with --admin", o.admin)
 	}
 	return controlclient.FromStatus(err)
+}
+
+// dialMessage takes gRPC's wrapping off a message, where it is the usual one.
+func dialMessage(s string) string {
+	if inner, ok := strings.CutPrefix(s, `connection error: desc = "transport: Error while dialing: `); ok {
+		return strings.TrimSuffix(inner, `"`)
+	}
+	return s
 }
 
 // show prints rows as a table or as one JSON list.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"runtime"
@@ -90,7 +91,7 @@ func (a *app) dev() *cobra.Command {
 
 // ended is err, nil where it only says that ctx was to end.
 func ended(ctx context.Context, err error) error {
-	if ctx.Err() != nil && (err == nil || err == context.Canceled) {
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil
 	}
 	return err

@@ -22,6 +22,10 @@ type Config struct {
 	// reloaded certificate is used at once; returning the same pointer for
 	// the same certificates keeps that cheap. Needed with Addr.
 	TLS func() *tls.Config
+	// StatelessResetKey, of 32 bytes, lets an edge that was killed tell the
+	// peers of its former connections that they are gone. It must be the same
+	// over restarts. Empty: peers find out by their own time-outs.
+	StatelessResetKey []byte
 	// HTTP serves h2, http/1.1 and h3, and HTTP on the plaintext port. Nil:
 	// such connections are closed.
 	HTTP http.Handler

@@ -27,6 +27,10 @@ func (l *Listener) listenQUIC() error {
 		Conn:                l.udp,
 		VerifySourceAddress: func(net.Addr) bool { return l.limiter.halfOpen() > quicRetryAbove },
 	}
+	if len(l.cfg.StatelessResetKey) == len(quic.StatelessResetKey{}) {
+		key := quic.StatelessResetKey(l.cfg.StatelessResetKey)
+		l.transport.StatelessResetKey = &key
+	}
 	var err error
 	l.quic, err = l.transport.Listen(l.certs.quic(), &quic.Config{
 		HandshakeIdleTimeout:           l.cfg.HandshakeTimeout,

@@ -12,12 +12,14 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 )
 
 // shutdownTimeout bounds the answering of requests under way at the end.
@@ -31,8 +33,8 @@ type Check struct {
 
 // Config is what a [Server] serves. Everything but Listener may be nil.
 type Config struct {
-	Listener net.Listener // closed by Run
-	GRPC     *grpc.Server
+	Listener net.Listener        // closed by Run
+	GRPC     func() *grpc.Server // the server of the moment, may be nil; stopped at the end
 	Gatherer prometheus.Gatherer
 	Checks   func() []Check
 	Handlers map[string]http.Handler // further patterns, as of http.ServeMux
@@ -79,11 +81,20 @@ func New(cfg Config) *Server {
 // split sends gRPC to its server and everything else to mux.
 func (s *Server) split(mux http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if s.cfg.GRPC != nil && r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
-			s.cfg.GRPC.ServeHTTP(w, r)
+		if r.ProtoMajor != 2 || !strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
+			mux.ServeHTTP(w, r)
 			return
 		}
-		mux.ServeHTTP(w, r)
+		if s.cfg.GRPC != nil {
+			if server := s.cfg.GRPC(); server != nil {
+				server.ServeHTTP(w, r)
+				return
+			}
+		}
+		w.Header().Set("Content-Type", "application/grpc")
+		w.Header().Set("Grpc-Status", strconv.Itoa(int(codes.Unavailable)))
+		w.Header().Set("Grpc-Message", "no operator verbs are served here just now")
+		w.WriteHeader(http.StatusOK)
 	})
 }
 
@@ -123,7 +134,9 @@ func (s *Server) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	if s.cfg.GRPC != nil {
-		s.cfg.GRPC.Stop()
+		if server := s.cfg.GRPC(); server != nil {
+			server.Stop()
+		}
 	}
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
 	defer cancel()

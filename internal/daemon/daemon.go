@@ -126,8 +126,9 @@ func Serve(ctx context.Context, cfg Config, logger *slog.Logger) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.Run(ctx) })
 	if adminListener != nil {
+		verbs := OperatorServer(d)
 		server := admin.New(admin.Config{
-			Listener: adminListener, GRPC: OperatorServer(d), Gatherer: prometheus.Gatherers{NewRegistry(), d.Metrics()}, Checks: d.Checks, Logger: logger,
+			Listener: adminListener, GRPC: func() *grpc.Server { return verbs }, Gatherer: prometheus.Gatherers{NewRegistry(), d.Metrics()}, Checks: d.Checks, Logger: logger,
 		})
 		g.Go(func() error { return server.Run(ctx) })
 	}

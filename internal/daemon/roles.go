@@ -2,10 +2,13 @@ package daemon
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -20,6 +23,7 @@ import (
 	"github.com/waggle-im/waggle/edge"
 	"github.com/waggle-im/waggle/edge/listen"
 	"github.com/waggle-im/waggle/internal/admin"
+	"github.com/waggle-im/waggle/internal/atomicfile"
 	"github.com/waggle-im/waggle/internal/certs"
 	"github.com/waggle-im/waggle/internal/embedetcd"
 	"github.com/waggle-im/waggle/internal/version"
@@ -209,9 +213,14 @@ func newEdge(cfg Config, env Env) (*Daemon, error) {
 		return nil, err
 	}
 	webTLS := web.TLS()
-	e, err := edge.New(edge.Config{
-		Listen: listen.Config{Addr: cfg.Edge.Listen, PlaintextAddr: cfg.Edge.Plaintext, ExemptLoopback: cfg.Edge.ExemptLoopback},
-	}, edge.Deps{
+	resetKey, err := ensureResetKey(filepath.Join(cfg.DataDir, "quic-reset.key"))
+	if err != nil {
+		return nil, errors.Join(err, m.close())
+	}
+	e, err := edge.New(edge.Config{Listen: listen.Config{
+		Addr: cfg.Edge.Listen, PlaintextAddr: cfg.Edge.Plaintext, ExemptLoopback: cfg.Edge.ExemptLoopback,
+		StatelessResetKey: resetKey,
+	}}, edge.Deps{
 		Node: proto.NodeID(cfg.Node), Directory: m.cluster, Dialer: m.dialer, Locator: m.locator, Keys: m.cluster,
 		Accounts: controlclient.NewAccounts(m.cluster, m.dialer), TLS: func() *tls.Config { return webTLS },
 		Alternatives: func() []string { return otherEdges(m.cluster, cfg.Node) },
@@ -239,6 +248,25 @@ func newEdge(cfg Config, env Env) (*Daemon, error) {
 			return err
 		},
 	}, nil
+}
+
+// ensureResetKey loads the key of QUIC's stateless resets, or makes it.
+func ensureResetKey(file string) ([]byte, error) {
+	key, err := os.ReadFile(file)
+	if err == nil && len(key) == 32 {
+		return key, nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("QUIC reset key: %w", err)
+	}
+	key = make([]byte, 32)
+	if _, err := rand.Read(key); err != nil {
+		return nil, fmt.Errorf("QUIC reset key: %w", err)
+	}
+	if err := atomicfile.Write(file, key, 0o600); err != nil {
+		return nil, fmt.Errorf("QUIC reset key: %w", err)
+	}
+	return key, nil
 }
 
 // otherEdges are the client addresses of the other edges that are alive.

@@ -39,6 +39,7 @@ type inProcess struct {
 type runningDaemon struct {
 	cfg    daemon.Config
 	daemon *daemon.Daemon
+	verbs  *grpc.Server // nil: no operator verbs
 	cancel context.CancelFunc
 	done   chan struct{}
 }
@@ -54,7 +55,7 @@ func (p *inProcess) start(ctx context.Context, cfg daemon.Config) error {
 		return err
 	}
 	runCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	r := &runningDaemon{cfg: cfg, daemon: d, cancel: cancel, done: make(chan struct{})}
+	r := &runningDaemon{cfg: cfg, daemon: d, verbs: daemon.OperatorServer(d), cancel: cancel, done: make(chan struct{})}
 	p.mu.Lock()
 	p.running = append(p.running, r)
 	p.mu.Unlock()
@@ -123,8 +124,8 @@ func (p *inProcess) operator() *grpc.Server {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, r := range p.running {
-		if s := daemon.OperatorServer(r.daemon); s != nil {
-			return s
+		if r.verbs != nil {
+			return r.verbs
 		}
 	}
 	return nil

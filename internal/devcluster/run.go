@@ -171,11 +171,10 @@ func (c *Cluster) serve(ctx context.Context, nodes []node, adminListener net.Lis
 		_ = adminListener.Close()
 		return err
 	}
-	var verbs *grpc.Server
+	verbs := local.operator
 	if c.o.Procs {
-		verbs = newForwarder(children.controlPlanes)
-	} else {
-		verbs = local.operator()
+		forwarder := newForwarder(children.controlPlanes)
+		verbs = func() *grpc.Server { return forwarder }
 	}
 	server := admin.New(admin.Config{
 		Listener: adminListener, GRPC: verbs, Gatherer: prometheus.Gatherers{daemon.NewRegistry(), local}, Checks: c.checks, Logger: c.o.Logger,

@@ -1,6 +1,7 @@
 package history
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -56,6 +57,7 @@ type checker struct {
 	h       *History
 	found   []Violation
 	threads map[string]*thread
+	names   []string // of threads, as they first appear
 	posts   map[uint64]*post
 	byText  map[TextHash]*post
 	posters map[proto.EntityID]bool
@@ -71,21 +73,11 @@ func (t *thread) row(seq proto.Seq) *Stored {
 	if t == nil {
 		return nil
 	}
-	i, ok := slices.BinarySearchFunc(t.rows, seq, func(s *Stored, seq proto.Seq) int { return compare(s.Seq, seq) })
+	i, ok := slices.BinarySearchFunc(t.rows, seq, func(s *Stored, seq proto.Seq) int { return cmp.Compare(s.Seq, seq) })
 	if !ok {
 		return nil
 	}
 	return t.rows[i]
-}
-
-func compare(a, b proto.Seq) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }
 
 type post struct {
@@ -139,7 +131,6 @@ func (c *checker) readPosts() {
 // readStored judges the threads by themselves: dense, no message twice, time
 // never backwards, nothing that nobody posted.
 func (c *checker) readStored() {
-	var names []string
 	for i := range c.h.Stored {
 		s := &c.h.Stored[i]
 		t := c.threads[s.Thread]
@@ -147,7 +138,7 @@ func (c *checker) readStored() {
 			t = new(thread)
 			t.id, _ = proto.ParseThreadID(s.Thread) // the zero id has no members
 			c.threads[s.Thread] = t
-			names = append(names, s.Thread)
+			c.names = append(c.names, s.Thread)
 		}
 		t.rows = append(t.rows, s)
 	}
@@ -156,10 +147,11 @@ func (c *checker) readStored() {
 		id   proto.ClientMsgID
 	}
 	ids := make(map[sentID]*Stored, len(c.h.Stored))
-	for _, name := range names {
+	for _, name := range c.names {
 		t := c.threads[name]
-		if !slices.IsSortedFunc(t.rows, func(a, b *Stored) int { return compare(a.Seq, b.Seq) }) {
-			slices.SortStableFunc(t.rows, func(a, b *Stored) int { return compare(a.Seq, b.Seq) })
+		bySeq := func(a, b *Stored) int { return cmp.Compare(a.Seq, b.Seq) }
+		if !slices.IsSortedFunc(t.rows, bySeq) { // servers give them in order
+			slices.SortStableFunc(t.rows, bySeq)
 		}
 		var last *Stored
 		for _, s := range t.rows {

@@ -1,7 +1,10 @@
 package history
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/waggle-im/waggle/proto"
 )
@@ -10,6 +13,10 @@ import (
 type ref struct {
 	thread string
 	seq    proto.Seq
+}
+
+func compareRefs(a, b ref) int {
+	return cmp.Or(cmp.Compare(a.thread, b.thread), cmp.Compare(a.seq, b.seq))
 }
 
 // userLog is one life of a user's update log, put together from what all of
@@ -131,7 +138,8 @@ func (c *checker) content(r *reader, texts map[ref]TextHash, s *Seen) {
 // checkSettled: who stayed to the end has everything.
 func (c *checker) checkSettled(logs map[logKey]*userLog, readers map[Device]*reader) {
 	ofUser := map[proto.EntityID][]string{}
-	for name, t := range c.threads {
+	for _, name := range c.names {
+		t := c.threads[name]
 		if t.id.Direct() {
 			ofUser[t.id.Low] = append(ofUser[t.id.Low], name)
 			ofUser[t.id.High] = append(ofUser[t.id.High], name)
@@ -147,7 +155,7 @@ func (c *checker) checkSettled(logs map[logKey]*userLog, readers map[Device]*rea
 			c.violate(Violation{"I1", "", "", fmt.Sprintf("%s has updates up to %d, the server up to %d", s.Device, r.pts, s.Pts)})
 			continue
 		}
-		for what := range r.lacking {
+		for _, what := range slices.SortedFunc(maps.Keys(r.lacking), compareRefs) {
 			c.violate(Violation{"I1", what.thread, place(what.thread, what.seq), fmt.Sprintf("%s was never given its text", s.Device)})
 		}
 		key := logKey{s.Device.User, r.incarnation}

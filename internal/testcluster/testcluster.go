@@ -6,11 +6,15 @@ package testcluster
 import (
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -22,6 +26,7 @@ import (
 	"github.com/waggle-im/waggle/internal/certs"
 	"github.com/waggle-im/waggle/internal/devcluster"
 	"github.com/waggle-im/waggle/proto"
+	clientpb "github.com/waggle-im/waggle/proto/client"
 	controlpb "github.com/waggle-im/waggle/proto/control"
 )
 
@@ -36,8 +41,14 @@ type Cluster struct {
 	cancel  context.CancelFunc
 	done    chan error
 	cluster *devcluster.Cluster
-	conn    *grpc.ClientConn
-	verbs   controlpb.OperatorClient
+
+	// Of a cluster of processes.
+	processes  bool
+	supervisor *exec.Cmd
+	died       <-chan struct{}
+
+	conn  *grpc.ClientConn
+	verbs controlpb.OperatorClient
 }
 
 // FreeAddr is a loopback address nobody uses just now.
@@ -217,27 +228,115 @@ type User struct {
 // AddUser makes an account in a cell; cell may be empty.
 func (c *Cluster) AddUser(name, cell string) User {
 	c.t.Helper()
+	u, err := c.TryAddUser(name, cell)
+	if err != nil {
+		c.t.Fatalf("add account %s: %v", name, err)
+	}
+	return u
+}
+
+// TryAddUser is AddUser for when it may fail.
+func (c *Cluster) TryAddUser(name, cell string) (User, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), Wait)
 	defer cancel()
 	stream, err := c.verbs.AddAccounts(ctx)
 	if err != nil {
-		c.t.Fatal(err)
+		return User{}, err
 	}
-	req := &controlpb.AddAccountRequest{Name: name, Email: name + "@example.org", Cell: cell, WithToken: true}
+	req := &controlpb.AddAccountRequest{Name: name, Email: name + "@example.org", Cell: cell, WithToken: true, Password: password}
 	if err := stream.Send(req); err != nil {
-		c.t.Fatal(err)
+		return User{}, err
 	}
 	if err := stream.CloseSend(); err != nil {
-		c.t.Fatal(err)
+		return User{}, err
 	}
 	reply, err := stream.Recv()
 	if err == nil {
 		err = proto.FromWire(reply.Code, reply.Message, 0)
 	}
+	return User{ID: proto.EntityID(reply.GetUser()), Name: name, Token: reply.GetToken(), Device: reply.GetDevice()}, err
+}
+
+// password is every test user's.
+const password = "correct-horse-battery"
+
+// NewDevice logs u in on a further device, over HTTP as people's clients do.
+func (c *Cluster) NewDevice(u User) User {
+	c.t.Helper()
+	body := fmt.Sprintf(`{"username":%q,"password":%q}`, u.Name, password)
+	https := &http.Client{Transport: &http.Transport{TLSClientConfig: c.TLS()}, Timeout: Wait}
+	defer https.CloseIdleConnections()
+	resp, err := https.Post("https://"+c.options.Listen+"/trylogin_server", "application/json", strings.NewReader(body))
 	if err != nil {
-		c.t.Fatalf("add account %s: %v", name, err)
+		c.t.Fatal(err)
 	}
-	return User{ID: proto.EntityID(reply.User), Name: name, Token: reply.Token, Device: reply.Device}
+	defer resp.Body.Close()
+	var answer struct {
+		Token  string `json:"token"`
+		Device string `json:"device"`
+		Detail string `json:"detail"`
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil || answer.Token == "" {
+		c.t.Fatalf("login of %s: %s %+v (%v)", u.Name, resp.Status, answer, err)
+	}
+	u.Token, u.Device = answer.Token, answer.Device
+	return u
+}
+
+// Range is what the operator sees of a range.
+func (c *Cluster) Range(r proto.RangeID) *controlpb.RangeStatus {
+	c.t.Helper()
+	var found *controlpb.RangeStatus
+	c.Until("range "+r.String()+" has a leader", func() error {
+		list, err := c.verbs.ListRanges(c.Context(), &controlpb.ListRangesRequest{})
+		if err != nil {
+			return err
+		}
+		for _, one := range list.Ranges {
+			if one.Range == uint64(r) && one.Leader != "" {
+				found = one
+				return nil
+			}
+		}
+		return fmt.Errorf("ranges: %v", list.Ranges)
+	})
+	return found
+}
+
+// UntilSettled waits until every range has a leader and a host, and every
+// node is alive.
+func (c *Cluster) UntilSettled() {
+	c.t.Helper()
+	c.Until("the cluster has settled", func() error {
+		status, err := c.verbs.Status(c.Context(), &controlpb.StatusRequest{})
+		if err != nil {
+			return err
+		}
+		if len(status.Problems) > 0 {
+			return fmt.Errorf("%v", status.Problems)
+		}
+		return nil
+	})
+}
+
+// History reads a whole thread, oldest first.
+func (c *Cluster) History(d *Device, thread string) []*clientpb.Event {
+	c.t.Helper()
+	var out []*clientpb.Event
+	for {
+		q := &clientpb.ReadHistory{Thread: thread, Limit: proto.PageMax}
+		if len(out) > 0 {
+			q.Before = out[0].Seq
+		}
+		events, more, err := d.Client.History(c.Context(), q)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		out = append(events, out...)
+		if !more {
+			return out
+		}
+	}
 }
 
 // TLS trusts the cluster's certificate.

@@ -26,7 +26,7 @@ import (
 //
 //	0(8) range(8) 'a'                       RangeState     applied index, running hash, clock, grant
 //	0(8) range(8) 'd'                       Descriptor
-//	0(8) range(8) 'k' account_key           entity(8)      who was created for an account
+//	0(8) range(8) 'k' account_key           UserInfo       who was created for an account: the id
 //	0(8) range(8) 'm'                       RangeMeta      incarnation
 //	0(8) range(8) 'n' source(8)             number(8) incarnation(16)   last row counted of a channel to here
 //	0(8) range(8) 'o' dest(8) number(8)     ChannelRow     channel from here

@@ -43,9 +43,16 @@ func (m *Machine) channelIn(source proto.RangeID) channelIn {
 func (m *Machine) takeChannelRows(c *cellpb.ChannelRows, out *cellpb.Applied) *cellpb.Result {
 	source := proto.RangeID(c.Source)
 	in := m.channelIn(source)
-	if in.incarnation != string(c.Incarnation) && len(c.Rows) > 0 {
+	switch {
+	case len(c.Rows) == 0:
+		return &cellpb.Result{Counted: in.number}
+	case in.incarnation == "":
+		// Nothing of this channel was ever counted, so row 1 is the next. A
+		// source with a new host may offer a later one first.
+		in.incarnation = string(c.Incarnation)
+	case in.incarnation != string(c.Incarnation):
 		// The source was restored from a backup: its numbers begin anew.
-		in = channelIn{number: c.Rows[0].Number - 1, incarnation: string(c.Incarnation)}
+		in = channelIn{number: max(1, c.Rows[0].Number) - 1, incarnation: string(c.Incarnation)}
 	}
 	for _, row := range c.Rows {
 		if row.Number <= in.number {
@@ -56,7 +63,8 @@ func (m *Machine) takeChannelRows(c *cellpb.ChannelRows, out *cellpb.Applied) *c
 		}
 		in.number++
 		if msg := row.GetMessage(); msg != nil {
-			if thread, err := proto.ParseThreadID(msg.Thread); err == nil && thread.Has(proto.EntityID(msg.User)) {
+			user := proto.EntityID(msg.User)
+			if thread, err := proto.ParseThreadID(msg.Thread); err == nil && thread.Has(user) && m.rng.Contains(user) {
 				m.logMessage(thread, msg, row.Event, out)
 			}
 		}

@@ -1,0 +1,158 @@
+package testcluster
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/waggle-im/waggle/client"
+	"github.com/waggle-im/waggle/internal/history"
+	"github.com/waggle-im/waggle/proto"
+)
+
+// Load is pairs of people in two cells who write to each other at a steady
+// rate, whatever happens, while everything is recorded. Half of them are on
+// QUIC, half on TCP.
+type Load struct {
+	t        testing.TB
+	c        *Cluster
+	recorder *history.Recorder
+	people   []*person
+	stop     context.CancelFunc
+	sending  sync.WaitGroup
+	acks     sync.WaitGroup
+
+	mu       sync.Mutex // guards the fields below
+	failures []string
+	slowest  time.Duration
+}
+
+type person struct {
+	device *Device
+	record *history.DeviceRecorder
+	thread string
+}
+
+// StartLoad makes pairs people in c1 and as many in c2 and lets each of them
+// write perSecond messages.
+func (c *Cluster) StartLoad(pairs, perSecond int) *Load {
+	c.t.Helper()
+	l := &Load{t: c.t, c: c, recorder: history.NewRecorder()}
+	for i := range pairs {
+		ann := c.AddUser(fmt.Sprintf("load-a%d", i), "c1")
+		bob := c.AddUser(fmt.Sprintf("load-b%d", i), "c2")
+		thread := proto.DirectThread(ann.ID, bob.ID).String()
+		l.people = append(l.people, l.join(ann, thread, client.QUIC), l.join(bob, thread, client.TCP))
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	l.stop = stop
+	for i, p := range l.people {
+		l.sending.Go(func() { l.write(ctx, i, p, time.Second/time.Duration(perSecond)) })
+	}
+	c.t.Cleanup(func() {
+		stop()
+		l.sending.Wait()
+	})
+	return l
+}
+
+func (l *Load) join(u User, thread string, transport client.Transport) *person {
+	p := &person{record: l.recorder.Device(u.ID, u.Device), thread: thread}
+	p.device = l.c.Connect(u, transport, func(cfg *client.Config) {
+		cfg.OnUpdate = func(u client.Update) { p.record.Received(u.Pts, u.Event) }
+		cfg.OnBody = func(u client.Update) { p.record.BodyReceived(u.Pts, u.Event) }
+		cfg.OnResync = func(r client.Resync) { p.record.Resynced(r.Incarnation, r.Pts) }
+	})
+	return p
+}
+
+// write posts on schedule, not when answers come: a slow server does not slow
+// the load.
+func (l *Load) write(ctx context.Context, number int, p *person, every time.Duration) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for n := 0; ; n++ {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		text := fmt.Sprintf("person %d message %d", number, n)
+		post := p.record.Posted(p.thread, text)
+		pending, err := p.device.Post(p.thread, text)
+		if err != nil {
+			l.fail(fmt.Sprintf("%s: %v", text, err))
+			return
+		}
+		due := time.Now()
+		l.acks.Go(func() {
+			waitCtx, cancel := context.WithTimeout(context.Background(), Wait)
+			defer cancel()
+			sent, err := pending.Result(waitCtx)
+			if err != nil {
+				post.Failed(err)
+				l.fail(fmt.Sprintf("%s: %v", text, err))
+				return
+			}
+			post.Acked(sent.Seq, sent.Time, sent.ClientMsgID)
+			l.mu.Lock()
+			l.slowest = max(l.slowest, time.Since(due))
+			l.mu.Unlock()
+		})
+	}
+}
+
+func (l *Load) fail(what string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.failures) < 20 {
+		l.failures = append(l.failures, what)
+	}
+}
+
+// Slowest is the longest wait for an acknowledgement since the last call.
+func (l *Load) Slowest() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	d := l.slowest
+	l.slowest = 0
+	return d
+}
+
+// Check ends the load, waits until everybody has everything, and judges the
+// whole history. No send may have failed. It returns the number of messages.
+func (l *Load) Check() int {
+	l.t.Helper()
+	l.stop()
+	l.sending.Wait()
+	l.acks.Wait()
+	posted := map[string]int{}
+	for _, p := range l.recorder.History().Posted {
+		posted[p.Thread]++
+	}
+	for _, p := range l.people {
+		l.c.Until(fmt.Sprintf("%s has all %d messages", p.device.User.Name, posted[p.thread]), func() error {
+			if _, pts := p.device.Position(); int(pts) < posted[p.thread] {
+				return fmt.Errorf("has %d", pts)
+			}
+			return nil
+		})
+		_, pts := p.device.Position()
+		p.record.Settled(pts)
+	}
+	for i := 0; i < len(l.people); i += 2 {
+		l.recorder.Stored(l.c.History(l.people[i].device, l.people[i].thread)...)
+	}
+	h := l.recorder.History()
+	for i, v := range history.Check(h) {
+		if i < 10 {
+			l.t.Error(v)
+		}
+	}
+	for _, f := range l.failures {
+		l.t.Errorf("failed send: %s", f)
+	}
+	return len(h.Posted)
+}
