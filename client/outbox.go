@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"time"
+	"unicode/utf8"
 
 	"github.com/waggle-im/waggle/proto"
 	clientpb "github.com/waggle-im/waggle/proto/client"
@@ -65,8 +66,15 @@ func (p *Pending) Result(ctx context.Context) (Sent, error) {
 // Post puts a message into the outbox and returns at once. Messages to one
 // thread are stored in the order of their posting.
 //
-// Errors: [ErrOutboxFull], [ErrClosed].
+// Errors: [ErrOutboxFull], [ErrClosed]; [proto.CodeBadRequest] for what cannot
+// be put on the wire at all.
 func (c *Client) Post(thread, text string) (*Pending, error) {
+	if !utf8.ValidString(text) || !utf8.ValidString(thread) {
+		return nil, proto.Errorf(proto.CodeBadRequest, "the text is not valid UTF-8")
+	}
+	if len(text) > proto.TextBytesMax {
+		return nil, proto.Errorf(proto.CodeTooBig, "the text has %d bytes, the limit is %d: send it in parts", len(text), proto.TextBytesMax)
+	}
 	p := &Pending{thread: thread, text: text, done: make(chan struct{})}
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -21,6 +21,7 @@ var migrations embed.FS
 
 // dialect is all that differs between the two databases.
 type dialect struct {
+	name      string // for errors: a path, or host and database
 	goose     goose.Dialect
 	folder    string
 	driver    string
@@ -62,7 +63,7 @@ func sqliteDialect(path string) (dialect, error) {
 		"_txlock": {"immediate"},
 	}.Encode()}).String()
 	return dialect{
-		goose: goose.DialectSQLite3, folder: "migrations/sqlite", driver: "sqlite", source: source, conns: 4,
+		name: path, goose: goose.DialectSQLite3, folder: "migrations/sqlite", driver: "sqlite", source: source, conns: 4,
 		duplicate: func(err error) bool {
 			e, ok := errors.AsType[*sqlite.Error](err)
 			return ok && (e.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE || e.Code() == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
@@ -100,7 +101,7 @@ func mysqlDialect(dsn string) (dialect, error) {
 		return e.Number
 	}
 	return dialect{
-		goose: goose.DialectMySQL, folder: "migrations/mysql", driver: "mysql", source: c.FormatDSN(), conns: 16,
+		name: c.Addr + "/" + c.DBName, goose: goose.DialectMySQL, folder: "migrations/mysql", driver: "mysql", source: c.FormatDSN(), conns: 16,
 		duplicate: func(err error) bool { return number(err) == 1062 },
 		again:     func(err error) bool { n := number(err); return n == 1213 || n == 1205 },
 	}, nil

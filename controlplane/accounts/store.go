@@ -66,7 +66,7 @@ func Open(ctx context.Context, dsn string) (*Store, error) {
 	}
 	if err != nil {
 		_ = db.Close()
-		return nil, fmt.Errorf("accounts: bring the %s schema up to date: %w", d.driver, err)
+		return nil, fmt.Errorf("accounts: the database %s cannot be used (if it is damaged, restore it from a backup): %w", d.name, err)
 	}
 	return &Store{db: db, dialect: d, writer: newWriter(db, d)}, nil
 }
