@@ -53,6 +53,7 @@ func (h *host) openChannels() {
 				ch.counted, ch.trimmed = head.First-1, head.First-1
 			}
 		}
+		h.channelsKnown = true
 		h.pumpChannels()
 	})
 }
@@ -83,8 +84,8 @@ func (h *host) pumpChannels() {
 
 // pump delivers what has gathered, or reads it first.
 func (h *host) pump(ch *outChannel) {
-	if ch.busy || h.closed || ch.next > ch.last {
-		return
+	if ch.busy || h.closed || !h.channelsKnown || ch.next > ch.last {
+		return // until the heads are known, older rows may wait in the log
 	}
 	ch.busy = true
 	if len(ch.buffer) > 0 {
@@ -140,18 +141,18 @@ func (h *host) delivered(ch *outChannel, reply *cellpb.RelayReply, err error) {
 		return
 	}
 	counted := reply.GetResult().Counted
-	if counted+1 < ch.next || counted > ch.last {
-		// What it counted was trimmed here long ago, or it counts what was
-		// never appended: only a restored backup can do that.
+	if counted < ch.trimmed || counted > ch.last {
+		// It lacks what was trimmed here, or counts what was never appended:
+		// only a restored backup can do that.
 		h.s.cfg.Logger.Error("channel numbers do not fit", "range", h.rng, "dest", ch.dest, "counted", counted, "next", ch.next, "last", ch.last)
 		h.pumpLater(ch)
 		return
 	}
 	ch.busy, ch.backoff = false, 0
-	taken := int(counted + 1 - ch.next)
-	if taken >= len(ch.buffer) {
-		ch.buffer = nil
-	} else {
+	switch taken := int(counted + 1 - ch.next); {
+	case counted+1 < ch.next || taken >= len(ch.buffer):
+		ch.buffer = nil // read again from there, if anything is left
+	default:
 		ch.buffer = append([]*cellpb.ChannelRow(nil), ch.buffer[taken:]...)
 	}
 	ch.next, ch.counted = counted+1, counted

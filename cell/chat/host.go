@@ -41,9 +41,10 @@ type host struct {
 	peers   map[proto.EntityID]string            // users known to exist, with names
 	lookups map[proto.EntityID][]func(peerFound) // waiting for one to be found
 
-	channels map[proto.RangeID]*outChannel
-	bodies   map[bodyKey]*cellpb.StoredEvent // of channel rows being taken
-	ticks    int
+	channels      map[proto.RangeID]*outChannel
+	channelsKnown bool                            // those that hold rows from before are in channels
+	bodies        map[bodyKey]*cellpb.StoredEvent // of channel rows being taken
+	ticks         int
 }
 
 type deviceKey struct {

@@ -18,6 +18,14 @@ const (
 	edgesMax = 16
 )
 
+// Where a cluster is when nothing else is said; clients and operator verbs
+// look there too.
+const (
+	defaultListen  = "127.0.0.1:7443"
+	defaultAdmin   = "127.0.0.1:7480"
+	defaultDataDir = "waggle-data"
+)
+
 // Options is the shape of a development cluster.
 type Options struct {
 	Cells      int // 0: as before, at first 2
@@ -46,13 +54,13 @@ type Options struct {
 
 func (o Options) withDefaults() Options {
 	if o.Listen == "" {
-		o.Listen = "127.0.0.1:7443"
+		o.Listen = defaultListen
 	}
 	if o.Admin == "" {
-		o.Admin = "127.0.0.1:7480"
+		o.Admin = defaultAdmin
 	}
 	if o.DataDir == "" {
-		o.DataDir = "waggle-data"
+		o.DataDir = defaultDataDir
 	}
 	if o.Out == nil {
 		o.Out = io.Discard

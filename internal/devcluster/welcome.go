@@ -118,13 +118,23 @@ func (c *Cluster) welcome(users []demoUser) {
 		for _, u := range users {
 			fmt.Fprintf(&b, "  %s has the password %s and lives in cell %s\n", u.name, u.password, u.cell)
 		}
-		b.WriteString(`
+		login, status := "", ""
+		if c.o.Listen != defaultListen {
+			login += " --server " + c.o.Listen
+		}
+		if shorten(c.o.DataDir) != defaultDataDir {
+			login += " --ca " + filepath.Join(shorten(c.o.DataDir), caFile)
+		}
+		if c.admin != defaultAdmin {
+			status += " --admin " + c.admin
+		}
+		fmt.Fprintf(&b, `
 Try, in other terminals:
 
-  bin/waggle login bob --profile /tmp/bob && bin/waggle tail --profile /tmp/bob
-  bin/waggle login ann --profile /tmp/ann && bin/waggle send bob "hello" --profile /tmp/ann
-  bin/waggle status
-`)
+  bin/waggle login bob --profile /tmp/bob%s && bin/waggle tail --profile /tmp/bob
+  bin/waggle login ann --profile /tmp/ann%s && bin/waggle send bob "hello" --profile /tmp/ann
+  bin/waggle status%s
+`, login, login, status)
 	}
 	b.WriteString("\nCtrl-C stops it; starting again resumes with all data.\n")
 	fmt.Fprint(c.o.Out, b.String())

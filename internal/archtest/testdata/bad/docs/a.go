@@ -1,0 +1,2 @@
+// Package docs has two doc comments.
+package docs

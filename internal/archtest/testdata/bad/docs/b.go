@@ -1,0 +1,2 @@
+// Package docs has a second one.
+package docs

@@ -1,0 +1,4 @@
+// Package high may import low.
+package high
+
+import _ "bad/low"

@@ -1,0 +1,2 @@
+// Package manager has a name that says nothing.
+package manager
