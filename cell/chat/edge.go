@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc"
 	pb "google.golang.org/protobuf/proto"
 
+	"github.com/waggle-im/waggle/internal/certs"
 	"github.com/waggle-im/waggle/internal/outqueue"
 	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
@@ -38,6 +39,9 @@ type edgeConn struct {
 func (s *Service) Attach(stream grpc.BidiStreamingServer[cellpb.EdgeBatch, cellpb.HostBatch]) error {
 	first, err := stream.Recv()
 	if err != nil {
+		return err
+	}
+	if err := certs.CheckPeer(stream.Context(), first.Edge); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancelCause(stream.Context())

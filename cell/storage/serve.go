@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/waggle-im/waggle/cell/storage/state"
+	"github.com/waggle-im/waggle/internal/certs"
 	"github.com/waggle-im/waggle/internal/outqueue"
 	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
@@ -31,7 +32,21 @@ func NewServer(s *Service) *Server { return &Server{service: s} }
 
 // Raft implements the RPC.
 func (s *Server) Raft(stream grpc.BidiStreamingServer[cellpb.RaftBatch, cellpb.RaftAck]) error {
-	return s.service.node.HandleRaft(stream)
+	return s.service.node.HandleRaft(checkedRaft{stream})
+}
+
+// checkedRaft lets only those batches through that come from whom they name.
+type checkedRaft struct {
+	grpc.BidiStreamingServer[cellpb.RaftBatch, cellpb.RaftAck]
+}
+
+// Recv checks the name that the first batch carries.
+func (s checkedRaft) Recv() (*cellpb.RaftBatch, error) {
+	batch, err := s.BidiStreamingServer.Recv()
+	if err == nil && batch.From != "" {
+		err = certs.CheckPeer(s.Context(), batch.From)
+	}
+	return batch, err
 }
 
 // Snapshot implements the RPC.
@@ -51,6 +66,9 @@ func (s *Server) CreateReplica(ctx context.Context, req *cellpb.CreateReplicaReq
 func (s *Server) Lead(stream grpc.BidiStreamingServer[cellpb.LeadBatch, cellpb.LeadReplyBatch]) error {
 	first, err := stream.Recv()
 	if err != nil {
+		return err
+	}
+	if err := certs.CheckPeer(stream.Context(), first.From); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancelCause(stream.Context())

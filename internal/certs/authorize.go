@@ -59,6 +59,16 @@ func PeerIdentity(ctx context.Context) (Identity, bool) {
 	return id, err == nil
 }
 
+// CheckPeer refuses a caller that says it is node and holds the certificate of
+// another. Without mutual TLS, as in tests, nobody can be checked.
+func CheckPeer(ctx context.Context, node string) error {
+	id, ok := PeerIdentity(ctx)
+	if ok && id.Node != node {
+		return status.Errorf(codes.PermissionDenied, "%s says it is node %q", id, node)
+	}
+	return nil
+}
+
 // Authorize makes the server options that refuse, with PermissionDenied, what
 // allow does not grant to the caller. Pass [Allowed] unless in a test.
 func Authorize(allow func(fullMethod string, id Identity) bool) []grpc.ServerOption {

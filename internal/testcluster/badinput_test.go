@@ -2,11 +2,14 @@ package testcluster
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/waggle-im/waggle/client"
 	"github.com/waggle-im/waggle/internal/daemon"
@@ -172,5 +175,52 @@ func TestBadInputAtStart(t *testing.T) {
 	if l, err := net.Listen("tcp", c.Options().Admin); err == nil {
 		_ = l.Close()
 		t.Error("the admin port is free while the cluster runs")
+	}
+}
+
+// A full disk refuses sends with an error that names it, keeps what was
+// acknowledged, and sending goes on by itself when there is space again.
+func TestFullDiskRefusesAndRecovers(t *testing.T) {
+	var spare atomic.Int64
+	c := Start(t, devcluster.Options{NoDemo: true, Override: func(cfg *daemon.Config) error {
+		cfg.Cell.DiskSpareBytes = spare.Load()
+		return nil
+	}})
+	ann, eve := c.AddUser("ann", "c1"), c.AddUser("eve", "c1")
+	thread := proto.DirectThread(ann.ID, eve.ID).String()
+	a := c.Connect(ann, client.TCP, nil)
+	ctx := c.Context()
+	if _, err := a.Send(ctx, thread, "before"); err != nil {
+		t.Fatal(err)
+	}
+	restart := func(bytes int64) {
+		spare.Store(bytes)
+		c.StopNode("c1-n1")
+		c.StartNode("c1-n1")
+	}
+	restart(1 << 60) // more than any disk has left
+	r, _ := c.Login(ann, nil)
+	var refusal *clientpb.Error
+	c.Until("a send is refused for the disk", func() error {
+		refusal = r.Send(thread, proto.NewClientMsgID(time.Now()), nil, "refused").GetError()
+		if proto.Code(refusal.GetCode()) != proto.CodeDiskFull {
+			return fmt.Errorf("answered %v", refusal)
+		}
+		return nil
+	})
+	if !strings.Contains(refusal.Message, "c1-n1") || refusal.RetryMs == 0 {
+		t.Errorf("the refusal %v does not name the disk or a time to wait", refusal)
+	}
+	waiting, err := a.Post(thread, "waits in the outbox")
+	if err != nil {
+		t.Fatal(err)
+	}
+	restart(0)
+	if _, err := waiting.Result(ctx); err != nil {
+		t.Fatal(err)
+	}
+	h := c.History(a, thread)
+	if len(h) != 2 || h[0].GetText().GetText() != "before" || h[1].GetText().GetText() != "waits in the outbox" {
+		t.Errorf("the history is %v", h)
 	}
 }

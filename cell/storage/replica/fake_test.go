@@ -159,7 +159,7 @@ func list(db *pebble.DB, r proto.RangeID) ([]string, error) {
 }
 
 func textEntry(r proto.RangeID, texts ...string) *cellpb.Entry {
-	e := &cellpb.Entry{Range: uint64(r), Epoch: 1}
+	e := &cellpb.Entry{Range: uint64(r), Epoch: 1, Grant: &cellpb.GrantRef{Term: 1, Number: 1}}
 	for _, text := range texts {
 		e.Commands = append(e.Commands, &cellpb.Command{Body: &cellpb.Command_AppendMessage{
 			AppendMessage: &cellpb.AppendMessage{Text: &cellpb.TextBody{Text: text}},

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
 	"go.etcd.io/raft/v3"
@@ -209,7 +210,15 @@ func (n *Node) stepProposals(g *group) []*proposal {
 		return refuse(notLeader(g.rng, g.nodes[st.Lead]))
 	}
 	if n.noSpace != nil {
-		return refuse(n.noSpace)
+		props = slices.DeleteFunc(props, func(p *proposal) bool {
+			if !p.own {
+				p.finish(nil, n.noSpace)
+			}
+			return !p.own
+		})
+		if len(props) == 0 {
+			return nil
+		}
 	}
 	entries := make([]*raftpb.Entry, len(props))
 	for i, p := range props {

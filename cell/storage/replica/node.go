@@ -288,14 +288,16 @@ func (n *Node) group(r proto.RangeID) (*group, error) {
 // outcome is unknown.
 func (n *Node) Propose(r proto.RangeID, e *cellpb.Entry, done func(*cellpb.Applied, error)) {
 	g, err := n.group(r)
-	if err == nil {
+	if err == nil && e.Grant != nil {
+		// The leader's own entries are few and small, and without a grant
+		// nobody could even read.
 		err = n.hasSpace()
 	}
 	if err != nil {
 		done(nil, err)
 		return
 	}
-	p := &proposal{g: g, done: done}
+	p := &proposal{g: g, own: e.Grant == nil, done: done}
 	e.Proposal = n.proposals.Add(1)
 	if p.data, err = pb.Marshal(e); err != nil {
 		done(nil, proto.Errorf(proto.CodeBadRequest, "entry for range %s: %v", r, err))

@@ -20,6 +20,7 @@ type proposal struct {
 	g           *group
 	data        []byte
 	index, term uint64 // once appended
+	own         bool   // the leader's own: goes through on a full disk too
 	done        func(*cellpb.Applied, error)
 }
 
