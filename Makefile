@@ -14,7 +14,7 @@ run: build ## build and start the embedded cluster
 
 build: ## bin/waggle
 	@mkdir -p bin
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+	$(GO) build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
 
 test: ## everything that decides whether a change is good
 	@deploy/dev/test.sh

@@ -62,19 +62,29 @@ func (c *Client) serve(ctx context.Context) error {
 		c.nextServer()
 		return err
 	}
-	defer context.AfterFunc(ctx, func() {
-		c.sayGoodbye(w)
-		closeWire()
-	})()
+	received := make(chan struct{})
+	var goodbye sync.WaitGroup
+	defer goodbye.Wait()
+	goodbye.Go(func() {
+		select {
+		case <-ctx.Done():
+			c.sayGoodbye(w, received)
+			closeWire()
+		case <-received:
+		}
+	})
 
 	runCtx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		end(c.write(runCtx, conn))
-		closeWire()
+		if ctx.Err() == nil { // else the goodbye closes it
+			closeWire()
+		}
 	})
 	err = c.receive(conn)
+	close(received)
 	end(err)
 	wg.Wait()
 	if cause := context.Cause(runCtx); cause != nil {
@@ -170,17 +180,33 @@ func (c *Client) closing(f *clientpb.Closing) error {
 	return err
 }
 
-// sayGoodbye logs nothing out: it ends this connection politely so that the
-// server need not wait for its silence.
-func (c *Client) sayGoodbye(w *wire) {
-	raw, err := appendFrame(nil, &clientpb.ClientFrame{Body: &clientpb.ClientFrame_Confirm{Confirm: &clientpb.Confirm{Pts: uint64(c.handedOut())}}})
-	if err != nil || !c.cfg.Subscribe {
-		return
-	}
-	_ = w.deadline(time.Now().Add(time.Second))
+// sayGoodbye confirms what was handed out and asks the server to close the
+// connection, so that nothing of it is lost on the way, and waits until it
+// has, at most [proto.CloseFlushTimeout].
+func (c *Client) sayGoodbye(w *wire, closed <-chan struct{}) {
+	// A writer that is stuck must not keep us.
+	_ = w.deadline(time.Now().Add(proto.CloseFlushTimeout))
 	c.writing.Lock()
 	defer c.writing.Unlock()
-	_, _ = w.rw.Write(raw)
+	var buf []byte
+	frames := []*clientpb.ClientFrame{{Body: &clientpb.ClientFrame_Logout{Logout: &clientpb.Logout{}}}}
+	if c.cfg.Subscribe {
+		confirm := &clientpb.Confirm{Pts: uint64(c.handedOut())}
+		frames = append([]*clientpb.ClientFrame{{Body: &clientpb.ClientFrame_Confirm{Confirm: confirm}}}, frames...)
+	}
+	for _, f := range frames {
+		var err error
+		if buf, err = appendFrame(buf, f); err != nil {
+			return
+		}
+	}
+	if _, err := w.rw.Write(buf); err != nil {
+		return
+	}
+	select {
+	case <-closed:
+	case <-time.After(proto.CloseFlushTimeout):
+	}
 }
 
 func (c *Client) handedOut() proto.Pts {
@@ -220,6 +246,7 @@ func (c *Client) receive(conn *connection) error {
 		case *clientpb.ServerFrame_Resync:
 			c.mu.Lock()
 			c.incarnation, c.pts = body.Resync.Incarnation, proto.Pts(body.Resync.Pts)
+			conn.confirmed = c.pts // places before it are of no use any more
 			c.mu.Unlock()
 			if c.cfg.OnResync != nil {
 				c.cfg.OnResync(Resync{Pts: proto.Pts(body.Resync.Pts), Incarnation: body.Resync.Incarnation, Reason: body.Resync.Reason})

@@ -71,80 +71,49 @@ type codeInfo struct {
 	retry time.Duration // the usual wait of ClassRetryLater
 }
 
+// codes describes every code of the registry; it is never changed.
+var codes = map[Code]codeInfo{
+	CodeOK:             {name: "ok"},
+	CodeBadFrame:       {name: "bad_frame"},
+	CodeTooBig:         {name: "too_big"},
+	CodeBadVersion:     {name: "bad_version"},
+	CodeBadToken:       {name: "bad_token"},
+	CodeTokenExpired:   {name: "token_expired"},
+	CodeSessionEnded:   {name: "session_ended"},
+	CodeDisplaced:      {name: "displaced"},
+	CodeNotMember:      {name: "not_member"},
+	CodeUnknownUser:    {name: "unknown_user"},
+	CodeBadRequest:     {name: "bad_request"},
+	CodeMessageTooOld:  {name: "message_too_old"},
+	CodeHelloTimeout:   {name: "hello_timeout"},
+	CodeIdle:           {name: "idle"},
+	CodeShuttingDown:   {name: "shutting_down"},
+	CodeLoggedOut:      {name: "logged_out"},
+	CodeWrongPassword:  {name: "wrong_password"},
+	CodeNameTaken:      {name: "name_taken"},
+	CodeUnknownThread:  {name: "unknown_thread"},
+	CodeDuplicateHello: {name: "duplicate_hello"},
+	CodeUnknownCell:    {name: "unknown_cell"},
+	CodeRangeFull:      {name: "range_full"},
+	CodeUnsupported:    {name: "unsupported"},
+	CodeForbidden:      {name: "forbidden"},
+	CodeCorrupt:        {name: "corrupt"},
+	CodeOverloaded:     {name: "overloaded", class: ClassRetryLater, retry: 200 * time.Millisecond},
+	CodeAfterUnknown:   {name: "after_unknown", class: ClassRetryLater, retry: 50 * time.Millisecond},
+	CodeNotReady:       {name: "not_ready", class: ClassRetryLater, retry: 100 * time.Millisecond},
+	CodeRateLimited:    {name: "rate_limited", class: ClassRetryLater, retry: time.Second},
+	CodeUnavailable:    {name: "unavailable", class: ClassRetryLater, retry: 500 * time.Millisecond},
+	CodeDiskFull:       {name: "disk_full", class: ClassRetryLater, retry: 5 * time.Second},
+	CodeTooManyConns:   {name: "too_many_connections", class: ClassRetryLater, retry: 5 * time.Second},
+	CodeStaleEpoch:     {name: "stale_epoch", class: ClassRetryElsewhere},
+	CodeStaleGrant:     {name: "stale_grant", class: ClassRetryElsewhere},
+	CodeNotHost:        {name: "not_host", class: ClassRetryElsewhere},
+	CodeNotLeader:      {name: "not_leader", class: ClassRetryElsewhere},
+}
+
 func (c Code) info() codeInfo {
-	switch c {
-	case CodeOK:
-		return codeInfo{name: "ok"}
-	case CodeBadFrame:
-		return codeInfo{name: "bad_frame"}
-	case CodeTooBig:
-		return codeInfo{name: "too_big"}
-	case CodeBadVersion:
-		return codeInfo{name: "bad_version"}
-	case CodeBadToken:
-		return codeInfo{name: "bad_token"}
-	case CodeTokenExpired:
-		return codeInfo{name: "token_expired"}
-	case CodeSessionEnded:
-		return codeInfo{name: "session_ended"}
-	case CodeDisplaced:
-		return codeInfo{name: "displaced"}
-	case CodeNotMember:
-		return codeInfo{name: "not_member"}
-	case CodeUnknownUser:
-		return codeInfo{name: "unknown_user"}
-	case CodeBadRequest:
-		return codeInfo{name: "bad_request"}
-	case CodeMessageTooOld:
-		return codeInfo{name: "message_too_old"}
-	case CodeHelloTimeout:
-		return codeInfo{name: "hello_timeout"}
-	case CodeIdle:
-		return codeInfo{name: "idle"}
-	case CodeShuttingDown:
-		return codeInfo{name: "shutting_down"}
-	case CodeLoggedOut:
-		return codeInfo{name: "logged_out"}
-	case CodeWrongPassword:
-		return codeInfo{name: "wrong_password"}
-	case CodeNameTaken:
-		return codeInfo{name: "name_taken"}
-	case CodeUnknownThread:
-		return codeInfo{name: "unknown_thread"}
-	case CodeDuplicateHello:
-		return codeInfo{name: "duplicate_hello"}
-	case CodeUnknownCell:
-		return codeInfo{name: "unknown_cell"}
-	case CodeRangeFull:
-		return codeInfo{name: "range_full"}
-	case CodeUnsupported:
-		return codeInfo{name: "unsupported"}
-	case CodeForbidden:
-		return codeInfo{name: "forbidden"}
-	case CodeCorrupt:
-		return codeInfo{name: "corrupt"}
-	case CodeOverloaded:
-		return codeInfo{"overloaded", ClassRetryLater, 200 * time.Millisecond}
-	case CodeAfterUnknown:
-		return codeInfo{"after_unknown", ClassRetryLater, 50 * time.Millisecond}
-	case CodeNotReady:
-		return codeInfo{"not_ready", ClassRetryLater, 100 * time.Millisecond}
-	case CodeRateLimited:
-		return codeInfo{"rate_limited", ClassRetryLater, time.Second}
-	case CodeUnavailable:
-		return codeInfo{"unavailable", ClassRetryLater, 500 * time.Millisecond}
-	case CodeDiskFull:
-		return codeInfo{"disk_full", ClassRetryLater, 5 * time.Second}
-	case CodeTooManyConns:
-		return codeInfo{"too_many_connections", ClassRetryLater, 5 * time.Second}
-	case CodeStaleEpoch:
-		return codeInfo{"stale_epoch", ClassRetryElsewhere, 0}
-	case CodeStaleGrant:
-		return codeInfo{"stale_grant", ClassRetryElsewhere, 0}
-	case CodeNotHost:
-		return codeInfo{"not_host", ClassRetryElsewhere, 0}
-	case CodeNotLeader:
-		return codeInfo{"not_leader", ClassRetryElsewhere, 0}
+	if info, ok := codes[c]; ok {
+		return info
 	}
 	return codeInfo{name: fmt.Sprintf("code_%d", uint32(c))}
 }

@@ -183,7 +183,9 @@ func (r *Relay) again(c *relayCall) {
 }
 
 func (r *Relay) sendTo(target Target, c *relayCall) {
-	c.req.Range, c.req.Epoch = uint64(c.rng), uint64(target.Epoch)
+	// A request of its own for each attempt: the one before may still be on
+	// its way into another stream.
+	c.req = &cellpb.RelayRequest{Range: uint64(c.rng), Epoch: uint64(target.Epoch), Body: c.req.Body}
 	if r.local != nil && target.Node == r.self {
 		r.local.Relay(c.req, func(reply *cellpb.RelayReply) { r.answered(target.Node, c, reply) })
 		return
@@ -310,7 +312,6 @@ func (s *relayStream) run() {
 	for _, c := range calls {
 		c.last = proto.Errorf(proto.CodeUnavailable, "node %s: %v", s.node, err)
 		s.relay.locator.Forget(c.rng, s.node)
-		// A request that is being marshalled no more may be changed again.
 		s.relay.again(c)
 	}
 }

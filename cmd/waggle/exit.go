@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/waggle-im/waggle/internal/devcluster"
 	"github.com/waggle-im/waggle/proto"
 )
 
@@ -45,6 +46,9 @@ func statusOf(err error) int {
 	}
 	if e, ok := errors.AsType[*statusError](err); ok {
 		return e.status
+	}
+	if errors.Is(err, devcluster.ErrRefused) {
+		return statusRefused
 	}
 	switch proto.CodeOf(err) {
 	case proto.CodeNameTaken, proto.CodeRangeFull, proto.CodeUnsupported:

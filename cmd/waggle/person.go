@@ -38,6 +38,7 @@ const (
 type person struct {
 	a       *app
 	server  string // empty: the profile's
+	given   func(flag string) bool
 	ca      string // empty: the profile's, or devCA if it is there
 	dir     string // empty: the default
 	output  choice
@@ -47,6 +48,7 @@ type person struct {
 func (a *app) personFlags(cmd *cobra.Command) *person {
 	p := &person{a: a, output: choice{value: "text", allowed: []string{"text", "json"}}}
 	f := cmd.Flags()
+	p.given = f.Changed
 	f.StringVar(&p.server, "server", a.getenv("WAGGLE_SERVER", ""), "`HOST:PORT` (WAGGLE_SERVER); default: the profile's, else "+defaultServer)
 	f.StringVar(&p.ca, "ca", a.getenv("WAGGLE_CA", ""), "`FILE` with the authority of the server's certificate (WAGGLE_CA); default: ./"+devCA+" if present")
 	f.StringVar(&p.dir, "profile", a.getenv("WAGGLE_PROFILE", ""), "`DIR` of the profile (WAGGLE_PROFILE); default: waggle in your configuration directory")
@@ -95,7 +97,10 @@ func (p *person) loggedIn() (profile, error) {
 	if err != nil {
 		return prof, err
 	}
-	if p.server != "" && p.server != prof.Server {
+	// WAGGLE_SERVER is where most profiles connect; one for plaintext has an
+	// address of another kind.
+	use := p.given("server") || prof.Transport != string(client.Plain)
+	if use && p.server != "" && p.server != prof.Server {
 		prof.Server, prof.Edges = p.server, nil
 	}
 	if p.ca != "" {
@@ -256,8 +261,8 @@ func explain(server string, err error) error {
 		return fmt.Errorf("the certificate of %s is for another name (%w): connect by a name it has", server, name)
 	case errors.Is(err, context.Canceled):
 		return errors.New("interrupted")
-	case errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, syscall.ECONNREFUSED):
 		return timedOut(fmt.Errorf("%s did not answer in time: is it the right address? --server names another", server))
 	}
-	return fmt.Errorf("cannot reach %s (%w): is it running? `make run` starts one, --server names another", server, err)
+	return &statusError{statusFailed, fmt.Errorf("cannot reach %s (%w): is it running? `make run` starts one, --server names another", server, err)}
 }

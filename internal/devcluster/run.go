@@ -75,7 +75,7 @@ func (c *Cluster) Run(ctx context.Context) error {
 	lock, err := fileutil.TryLockFile(filepath.Join(c.o.DataDir, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		if errors.Is(err, fileutil.ErrLocked) {
-			return fmt.Errorf("the data directory %s is used by another waggle: stop it, or choose another with --data", c.o.DataDir)
+			return fmt.Errorf("%w: the data directory %s is used by another waggle: stop it, or choose another with --data", ErrRefused, c.o.DataDir)
 		}
 		return fmt.Errorf("--data: %w", err)
 	}

@@ -23,6 +23,10 @@ const (
 	portMin, portMax = 20_000, 32_000
 )
 
+// ErrRefused marks what the state of the data directory does not allow: it is
+// in use, or the options contradict it.
+var ErrRefused = errors.New("refused")
+
 // shape is what a data directory fixes.
 type shape struct {
 	Format     int                  `json:"format"`
@@ -65,7 +69,7 @@ func loadShape(o Options) (*shape, error) {
 			filepath.Join(o.DataDir, shapeFile), err)
 	}
 	contradicts := func(flag string, asked, have any) error {
-		return fmt.Errorf("%s %v contradicts %s, which was made with %v: leave the flag out, or use another --data directory", flag, asked, o.DataDir, have)
+		return fmt.Errorf("%w: %s %v contradicts %s, which was made with %v: leave the flag out, or use another --data directory", ErrRefused, flag, asked, o.DataDir, have)
 	}
 	switch {
 	case o.Replicas != 0 && o.Replicas != s.Replicas:
