@@ -27,3 +27,6 @@ proto: ## generate the Go code of the .proto files
 
 fuzz: ## five minutes for each fuzz target
 	@deploy/dev/fuzz.sh 5m
+
+torture: ## the long forms of the tests that kill, stop and cut
+	LONG_TESTS=1 $(GO) test -count=3 -timeout 2h -v -run 'Promise1|Killed|Stopped|Away' ./internal/testcluster

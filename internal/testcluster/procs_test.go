@@ -3,6 +3,7 @@
 package testcluster
 
 import (
+	"os"
 	"syscall"
 	"testing"
 	"time"
@@ -75,5 +76,36 @@ func TestStoppedNodeWakesHarmlessly(t *testing.T) {
 		c.UntilSettled()
 		t.Logf("%s stopped for 5 s: slowest acknowledgement %v", node, l.Slowest().Round(time.Millisecond))
 	}
+	l.Check()
+}
+
+// With etcd and every control plane away, for a minute in the long form, no
+// send fails, and a storage leader that dies meanwhile is replaced.
+func TestEtcdAwayUnderLoad(t *testing.T) {
+	away := 5 * time.Second
+	if os.Getenv("LONG_TESTS") != "" {
+		away = time.Minute
+	}
+	c := StartProcesses(t, devcluster.Options{Replicas: 3})
+	l := c.StartLoad(5, 20)
+	leader := c.Range(l.people[0].device.User.ID.Range()).Leader
+	pids := c.Pids()
+	stopped := []string{"etcd", "cp1", "cp2"}
+	for _, node := range stopped {
+		if err := syscall.Kill(pids[node], syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := syscall.Kill(pids[leader], syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(away) // the fault itself: it lasts so long
+	t.Logf("etcd and control planes stopped for %s, %s killed: slowest acknowledgement %v", away, leader, l.Slowest().Round(time.Millisecond))
+	for _, node := range stopped {
+		if err := syscall.Kill(pids[node], syscall.SIGCONT); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.UntilSettled()
 	l.Check()
 }
