@@ -51,6 +51,8 @@ const (
 	CodeForbidden      Code = 23 // not allowed for this caller
 	CodeCorrupt        Code = 24 // stored data failed its checksum
 
+	CodeWrongCode      Code = 25 // no mailed code, a wrong one, or one used up
+
 	CodeOverloaded   Code = 40 // a queue is full
 	CodeAfterUnknown Code = 41 // the named previous send is not known yet
 	CodeNotReady     Code = 42 // no leader or host just now
@@ -58,6 +60,7 @@ const (
 	CodeUnavailable  Code = 44 // something needed cannot be reached
 	CodeDiskFull     Code = 45
 	CodeTooManyConns Code = 46
+	CodeNoCodes      Code = 47 // mailed codes and limits cannot be reached
 
 	CodeStaleEpoch Code = 60 // the range's ownership is newer
 	CodeStaleGrant Code = 61 // another host has been granted
@@ -98,6 +101,7 @@ var codes = map[Code]codeInfo{
 	CodeUnsupported:    {name: "unsupported"},
 	CodeForbidden:      {name: "forbidden"},
 	CodeCorrupt:        {name: "corrupt"},
+	CodeWrongCode:      {name: "wrong_code"},
 	CodeOverloaded:     {name: "overloaded", class: ClassRetryLater, retry: 200 * time.Millisecond},
 	CodeAfterUnknown:   {name: "after_unknown", class: ClassRetryLater, retry: 50 * time.Millisecond},
 	CodeNotReady:       {name: "not_ready", class: ClassRetryLater, retry: 100 * time.Millisecond},
@@ -105,6 +109,7 @@ var codes = map[Code]codeInfo{
 	CodeUnavailable:    {name: "unavailable", class: ClassRetryLater, retry: 500 * time.Millisecond},
 	CodeDiskFull:       {name: "disk_full", class: ClassRetryLater, retry: 5 * time.Second},
 	CodeTooManyConns:   {name: "too_many_connections", class: ClassRetryLater, retry: 5 * time.Second},
+	CodeNoCodes:        {name: "codes_unavailable", class: ClassRetryLater, retry: time.Second},
 	CodeStaleEpoch:     {name: "stale_epoch", class: ClassRetryElsewhere},
 	CodeStaleGrant:     {name: "stale_grant", class: ClassRetryElsewhere},
 	CodeNotHost:        {name: "not_host", class: ClassRetryElsewhere},

@@ -187,7 +187,8 @@ func TestClientMsgID(t *testing.T) {
 			t.Fatalf("%s was read as %s, %v", id, back, err)
 		}
 	})
-	if NewClientMsgID(time.Now()) == NewClientMsgID(time.Now()) {
+	now := time.Now()
+	if a, b := NewClientMsgID(now), NewClientMsgID(now); a == b {
 		t.Error("two ids are equal")
 	}
 	v4 := NewClientMsgID(time.Now())

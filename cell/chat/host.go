@@ -1,8 +1,6 @@
 package chat
 
 import (
-	"time"
-
 	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
 )
@@ -154,7 +152,7 @@ func (h *host) flush() {
 		}
 		batch := append([]*waitingCommand(nil), h.waiting[:n]...)
 		h.waiting = append(h.waiting[:0], h.waiting[n:]...)
-		p := &cellpb.Proposal{TimeMs: time.Now().UnixMilli(), Commands: make([]*cellpb.Command, n)}
+		p := &cellpb.Proposal{Commands: make([]*cellpb.Command, n)}
 		for i, c := range batch {
 			p.Commands[i] = c.command
 		}

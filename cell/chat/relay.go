@@ -182,6 +182,14 @@ func (h *host) account(req *cellpb.RelayRequest, done func(*cellpb.Result, *prot
 		c := body.RaiseAuthority
 		command.Body = &cellpb.Command_RaiseAuthority{RaiseAuthority: c}
 		then = func(r *cellpb.Result) { h.endAuthority(proto.EntityID(c.User), r.AuthorityVersion) }
+	case *cellpb.RelayRequest_RefreshDevice:
+		c := body.RefreshDevice
+		command.Body = &cellpb.Command_RefreshDevice{RefreshDevice: c}
+		then = func(r *cellpb.Result) {
+			if r.Ended {
+				h.endDevice(proto.EntityID(c.User), c.Device, r.SessionNumber+1, proto.CodeSessionEnded, "a refresh token of this device was used twice: log in again")
+			}
+		}
 	default:
 		done(nil, proto.Errorf(proto.CodeUnsupported, "a request this release does not know"))
 		return

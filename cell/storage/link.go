@@ -2,6 +2,7 @@ package storage
 
 import (
 	"sync/atomic"
+	"time"
 
 	"github.com/waggle-im/waggle/cell/storage/state"
 	"github.com/waggle-im/waggle/proto"
@@ -102,7 +103,9 @@ func (l *Link) refuse(req *cellpb.LeadRequest, err error) {
 
 func (l *Link) propose(req *cellpb.LeadRequest, p *cellpb.Proposal) {
 	entry := &cellpb.Entry{
-		Range: req.Range, Epoch: req.Epoch, TimeMs: p.TimeMs, Commands: p.Commands,
+		// The leader's clock, not the host's: one clock per range moves its
+		// time, which never goes back.
+		Range: req.Range, Epoch: req.Epoch, TimeMs: time.Now().UnixMilli(), Commands: p.Commands,
 		Grant: &cellpb.GrantRef{Term: req.Grant.Term, Number: req.Grant.Number},
 	}
 	l.s.node.Propose(proto.RangeID(req.Range), entry, func(applied *cellpb.Applied, err error) {

@@ -58,6 +58,10 @@ func TestLocatorLearnsOnlyForward(t *testing.T) {
 	if host() != "n3" {
 		t.Errorf("at the published epoch the host is %q", host())
 	}
+	l.Learn(route(7, 2, "n2"))
+	if host() != "n3" {
+		t.Errorf("an older route replaced the host by %q", host())
+	}
 	l.Learn(route(7, 4, "", "n8", "n9")) // moved; the new host is not known
 	if r, _ := l.Route(7); r.Epoch != 4 || len(r.Nodes) != 2 || host() != "" {
 		t.Errorf("after a newer route: %v, host %q", r, host())

@@ -351,3 +351,26 @@ func TestErrorsSurviveGRPC(t *testing.T) {
 		t.Errorf("a broken connection became %s", code)
 	}
 }
+
+// A client ends when it is told to, also when etcd went away under its watch:
+// the watch's channel then stays open for ever.
+func TestEndsWithEtcdGone(t *testing.T) {
+	s := newStore(t)
+	conf := s.config("")
+	conf.Self = node("c1-n1", "c1", "127.0.0.1:7001", "chat", "storage")
+	c, stop := run(t, conf)
+	if err := c.WaitSynced(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.stop()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		stop()
+	}()
+	select {
+	case <-ended:
+	case <-time.After(30 * time.Second):
+		t.Fatal("the client did not end within 30 s")
+	}
+}

@@ -109,6 +109,10 @@ func (c *Client) watch(ctx context.Context, revision int64) error {
 			if err == nil && reply.Header.Revision < c.View().Revision {
 				return errors.New("controlclient: etcd went back, it was restored from a backup")
 			}
+		case <-ctx.Done():
+			// The watch itself may not end: with etcd away its channel stays
+			// open.
+			return ctx.Err()
 		}
 	}
 }

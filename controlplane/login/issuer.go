@@ -6,7 +6,6 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/hex"
 	"strings"
 	"time"
@@ -91,14 +90,14 @@ func (i *Issuer) Issue(ctx context.Context, req Request) (*Session, error) {
 		sum := sha256.Sum256([]byte("device|" + req.User.String() + "|" + string(nonce)))
 		device = hex.EncodeToString(sum[:8])
 	}
-	refresh := i.refreshToken(req.User, device, nonce)
-	hash := RefreshHash(refresh)
+	refresh := i.firstRefreshToken(req.User, device, nonce)
+	hash, family := refresh.hash(), refresh.familyHash()
 	// Another control plane's session has another refresh token, so the
 	// range must not take the two for one.
 	own := sha256.Sum256(append([]byte(i.KeyID()+"|"), nonce...))
 	platform := cleanPlatform(req.Platform)
 	reply, err := i.ranges.Do(ctx, req.User.Range(), &cellpb.RelayRequest{Body: &cellpb.RelayRequest_LoginDevice{LoginDevice: &cellpb.LoginDevice{
-		User: uint64(req.User), Device: device, RefreshHash: hash[:], Platform: platform, Nonce: own[:16],
+		User: uint64(req.User), Device: device, RefreshHash: hash[:], Platform: platform, Nonce: own[:16], RefreshFamily: family[:],
 	}}})
 	if err != nil {
 		return nil, err
@@ -107,25 +106,20 @@ func (i *Issuer) Issue(ctx context.Context, req Request) (*Session, error) {
 	if result.GetSessionNumber() == 0 {
 		return nil, proto.Errorf(proto.CodeUnavailable, "range %s gave no session: try again", req.User.Range())
 	}
+	return i.sign(req.User, device, platform, refresh, result)
+}
+
+// sign makes the token of a session as the range has it.
+func (i *Issuer) sign(user proto.EntityID, device, platform string, refresh refreshToken, r *cellpb.Result) (*Session, error) {
 	now := i.now().Truncate(time.Second)
-	s := &Session{Device: device, Expires: now.Add(proto.TokenLifetime), RefreshToken: refresh, Name: result.Name}
+	s := &Session{Device: device, Expires: now.Add(proto.TokenLifetime), RefreshToken: refresh.String(), Name: r.Name}
+	var err error
 	s.Token, err = i.signer.Sign(token.Claims{
-		User: req.User, Device: device, Platform: platform,
-		SessionNumber: result.SessionNumber, AuthorityVersion: result.AuthorityVersion,
+		User: user, Device: device, Platform: platform,
+		SessionNumber: r.SessionNumber, AuthorityVersion: r.AuthorityVersion,
 		IssuedAt: now, ExpiresAt: s.Expires,
 	})
 	return s, err
-}
-
-// RefreshHash is what the range keeps of a refresh token: the SHA-256 of the
-// token as the client holds it.
-func RefreshHash(refresh string) [sha256.Size]byte { return sha256.Sum256([]byte(refresh)) }
-
-func (i *Issuer) refreshToken(user proto.EntityID, device string, nonce []byte) string {
-	mac := hmac.New(sha256.New, i.secret)
-	mac.Write([]byte(user.String() + "|" + device + "|"))
-	mac.Write(nonce)
-	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
 }
 
 func validDevice(s string) bool {

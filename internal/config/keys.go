@@ -104,6 +104,11 @@ func roleKeys() []Key {
 		{Name: "controlplane.replicas", Help: "Voters of ranges in cells registered from now on: 1 or 3.", Roles: cp, Default: uint32(1), PerNode: "use --replicas"},
 		{Name: "controlplane.cells", Help: "Cells to register at start; `waggle cells add` adds others later.", Roles: cp,
 			Example: []string{"c1"}, PerNode: "use --cells"},
+		{Name: "controlplane.redis", Help: "Codes and limits: redis://[USER:PASSWORD@]HOST:PORT, or rediss:// for TLS. Empty: a Redis inside this process, which several control planes do not share. One with a password belongs in the environment.",
+			Roles: cp, Secret: true, PerNode: ownByDev},
+		{Name: "controlplane.smtp", Help: "Mail server: smtp://[USER:PASSWORD@]HOST[:PORT] for STARTTLS, smtps:// for TLS; ?password_file=FILE and ?ca=FILE may follow. Empty: no mail, so nobody can register. One with a password belongs in the environment.",
+			Roles: cp, Secret: true},
+		{Name: "controlplane.mail_from", Help: "Sender of mails, as in Waggle <noreply@example.org>.", Roles: cp},
 
 		{Name: "cell.name", Help: "The cell this node belongs to.", Roles: cell, Example: "c1", PerNode: ownByDev},
 		{Name: "cell.roles", Help: "Of chat and storage, those this node has.", Roles: cell, Default: []string{"chat", "storage"}, PerNode: "use --split-roles"},

@@ -66,6 +66,10 @@ type ControlPlaneConfig struct {
 	Database string   `koanf:"database"` // sqlite:PATH or mysql://USER@HOST/DB; default SQLite in the data directory
 	Replicas uint32   `koanf:"replicas"` // voters of new ranges, 1 or 3; default 1
 	Cells    []string `koanf:"cells"`    // cells to register at start, as in [c1, c2]
+
+	Redis    string `koanf:"redis"`     // codes and limits: redis://… or rediss://…; default: one inside this process, not shared
+	SMTP     string `koanf:"smtp"`      // mail server: smtp://… (STARTTLS) or smtps://… (TLS); default: none
+	MailFrom string `koanf:"mail_from"` // sender of mails, as in Waggle <noreply@example.org>
 }
 
 // CellConfig is read by cell nodes.
@@ -147,6 +151,9 @@ func (c Config) validateValues() error {
 	}
 	if r := c.ControlPlane.Replicas; r != 0 && r != 1 && r != 3 {
 		return fmt.Errorf("controlplane.replicas: %d is not 1 or 3", r)
+	}
+	if c.ControlPlane.SMTP != "" && c.ControlPlane.MailFrom == "" {
+		return errors.New("controlplane.mail_from: is missing, and controlplane.smtp needs it")
 	}
 	for _, role := range c.Cell.Roles {
 		if role != "chat" && role != "storage" {

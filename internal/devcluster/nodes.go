@@ -67,6 +67,8 @@ func (b *builder) config(n node) (daemon.Config, error) {
 	case daemon.RoleControlPlane:
 		c.ControlPlane = daemon.ControlPlaneConfig{
 			Database: "sqlite:" + b.path("accounts.db"), Replicas: uint32(b.shape.Replicas), Cells: b.shape.Cells,
+			Redis: "redis://" + b.shape.Ports[serviceRedis].GRPC, MailFrom: mailFrom,
+			SMTP: "smtp://" + b.shape.Ports[serviceMail].GRPC + "?tls=none",
 		}
 	case daemon.RoleCell:
 		c.Cell = daemon.CellConfig{Name: n.cell, Roles: n.roles}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -29,13 +30,14 @@ const lockFile = "LOCK"
 
 // Cluster is one development cluster.
 type Cluster struct {
-	o       Options
-	shape   *shape
-	builder *builder
-	runner  runner
-	admin   string
-	cells   []string               // at start
-	ready   atomic.Pointer[string] // nil: a message has gone round; else why not
+	o        Options
+	shape    *shape
+	builder  *builder
+	runner   runner
+	services services
+	admin    string
+	cells    []string               // at start
+	ready    atomic.Pointer[string] // nil: a message has gone round; else why not
 }
 
 // New makes a cluster of the shape that o asks for. It starts nothing and
@@ -85,13 +87,17 @@ func (c *Cluster) Run(ctx context.Context) error {
 
 // StopNode stops one node of a cluster that runs in one process, draining it;
 // StartNode starts it again. They are for tests and demonstrations of what
-// the rest does meanwhile.
+// the rest does meanwhile. "redis" and "mail" stop and start those two.
 func (c *Cluster) StopNode(name string) {
+	c.services.stop(name)
 	c.runner.stop(func(cfg daemon.Config) bool { return cfg.Node == name })
 }
 
 // StartNode starts a node that StopNode has stopped.
 func (c *Cluster) StartNode(ctx context.Context, name string) error {
+	if known, err := c.services.start(name); known {
+		return err
+	}
 	for _, n := range c.shape.nodes(c.o.Procs) {
 		if n.name != name {
 			continue
@@ -127,7 +133,7 @@ func (c *Cluster) run(ctx context.Context) error {
 	}
 	c.admin = adminListener.Addr().String()
 	nodes := c.shape.nodes(c.o.Procs)
-	if err := c.shape.assignPorts(nodes); err != nil {
+	if err := c.shape.assignPorts(append(c.shape.services(), nodes...)); err != nil {
 		_ = adminListener.Close()
 		return err
 	}
@@ -152,11 +158,15 @@ func (c *Cluster) serve(ctx context.Context, nodes []node, adminListener net.Lis
 		children = newProcesses(c.o)
 		c.runner = children
 	}
-	defer func() {
-		for _, role := range []string{daemon.RoleEdge, daemon.RoleCell, daemon.RoleControlPlane, daemon.RoleEtcd} {
-			c.runner.stop(func(cfg daemon.Config) bool { return cfg.Role == role })
+	c.services.ports = c.shape.Ports
+	for _, n := range c.shape.services() {
+		defer c.services.stop(n.name) // after the nodes that use it
+		if _, err := c.services.start(n.name); err != nil {
+			_ = adminListener.Close()
+			return err
 		}
-	}()
+	}
+	defer c.stopNodes()
 	// Created in parallel: each opens its own stores.
 	var starting errgroup.Group
 	for _, n := range nodes {
@@ -178,6 +188,7 @@ func (c *Cluster) serve(ctx context.Context, nodes []node, adminListener net.Lis
 	}
 	server := admin.New(admin.Config{
 		Listener: adminListener, GRPC: verbs, Gatherer: prometheus.Gatherers{daemon.NewRegistry(), local}, Checks: c.checks, Logger: c.o.Logger,
+		Handlers: map[string]http.Handler{"GET /dev/mail": c.services.mailHandler()},
 	})
 	g, runCtx := errgroup.WithContext(ctx)
 	adminCtx, stopAdmin := context.WithCancel(context.WithoutCancel(ctx))
@@ -200,6 +211,13 @@ func (c *Cluster) serve(ctx context.Context, nodes []node, adminListener net.Lis
 		}
 	})
 	return g.Wait()
+}
+
+// stopNodes stops the nodes in the order in which they need each other.
+func (c *Cluster) stopNodes() {
+	for _, role := range []string{daemon.RoleEdge, daemon.RoleCell, daemon.RoleControlPlane, daemon.RoleEtcd} {
+		c.runner.stop(func(cfg daemon.Config) bool { return cfg.Role == role })
+	}
 }
 
 // checks are the conditions of /readyz.

@@ -40,8 +40,8 @@ type shape struct {
 
 // nodePorts are the loopback addresses of one node.
 type nodePorts struct {
-	GRPC   string `json:"grpc"`            // etcd: its client port
-	Admin  string `json:"admin"`           //
+	GRPC   string `json:"grpc"`            // etcd: its client port; services: their port
+	Admin  string `json:"admin,omitempty"` // services: none
 	Peer   string `json:"peer,omitempty"`  // etcd only
 	Client string `json:"edge,omitempty"`  // edges after the first
 	Plain  string `json:"plain,omitempty"` // edges after the first, with --plaintext
@@ -134,6 +134,11 @@ func (s *shape) nodes(procs bool) []node {
 	return out
 }
 
+// services are what runs beside the nodes, with ports of its own.
+func (s *shape) services() []node {
+	return []node{{name: serviceRedis}, {name: serviceMail}}
+}
+
 // cellNodes are the nodes of one cell: as many storage nodes as replicas, and
 // with split roles two chat nodes.
 func (s *shape) cellNodes(cell string) []node {
@@ -182,7 +187,7 @@ func (s *shape) assignPorts(nodes []node) error {
 			addr   *string
 			wanted bool
 		}{
-			{&p.GRPC, true}, {&p.Admin, true}, {&p.Peer, n.role == "etcd"},
+			{&p.GRPC, true}, {&p.Admin, n.role != ""}, {&p.Peer, n.role == "etcd"},
 			{&p.Client, n.role == "edge" && n.index > 0}, {&p.Plain, n.role == "edge" && n.index > 0},
 		} {
 			if err := keep(part.addr, part.wanted); err != nil {

@@ -65,7 +65,8 @@ func TestQueueKeepsOrderAndBounds(t *testing.T) {
 func TestDrainSendsWhatConcurrentPuttersPut(t *testing.T) {
 	const putters, each = 8, 500
 	q := New[[2]int](Limits{Size: 64, BatchItems: 16, BatchSize: 1 << 20})
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
 	next := make([]int, putters)
 	total := 0
 	done := make(chan error, 1)
@@ -98,14 +99,8 @@ func TestDrainSendsWhatConcurrentPuttersPut(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	select {
-	case err := <-done:
-		if !errors.Is(err, context.Canceled) {
-			t.Error(err)
-		}
-	case <-time.After(time.Minute):
-		cancel()
-		t.Fatal("not everything was drained")
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("not everything was drained: %v", err)
 	}
 	if total != putters*each {
 		t.Errorf("%d items came out, %d were put", total, putters*each)

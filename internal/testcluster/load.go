@@ -145,6 +145,9 @@ func (l *Load) Check() int {
 	for i := 0; i < len(l.people); i += 2 {
 		l.recorder.Stored(l.c.History(l.people[i].device, l.people[i].thread)...)
 	}
+	for _, hash := range l.c.ReplicaHashes() {
+		l.recorder.Hash(hash)
+	}
 	h := l.recorder.History()
 	for i, v := range history.Check(h) {
 		if i < 10 {

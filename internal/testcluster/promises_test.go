@@ -152,23 +152,26 @@ func TestPromise4NothingMissed(t *testing.T) {
 	receive(r, 3, 300)
 	r, _ = resume(0, w.Incarnation) // from the very start
 	receive(r, 0, 300)
-	for name, r := range map[string]*Raw{
-		"beyond the end":      first(resume(1000, w.Incarnation)),
-		"another incarnation": first(resume(3, make([]byte, 16))),
+	for i, from := range []struct {
+		name        string
+		pts         uint64
+		incarnation []byte
+	}{
+		{"beyond the end", 1000, w.Incarnation},
+		{"another incarnation", 3, make([]byte, 16)},
 	} {
+		end := uint64(300 + i)
+		r, _ := resume(from.pts, from.incarnation)
 		f := r.Read()
-		if f.GetResync() == nil || f.GetResync().Pts != 300 || string(f.GetResync().Incarnation) != string(w.Incarnation) {
-			t.Errorf("resuming from %s is answered %v", name, f)
+		if f.GetResync() == nil || f.GetResync().Pts != end || string(f.GetResync().Incarnation) != string(w.Incarnation) {
+			t.Errorf("resuming from %s is answered %v", from.name, f)
 		}
-		send(300, 301)
-		if u := r.Read().GetUpdates().GetUpdates(); len(u) == 0 || u[0].Pts != 301 {
-			t.Errorf("after resynchronising %s: %v", name, u)
+		send(int(end), int(end)+1)
+		if u := r.Read().GetUpdates().GetUpdates(); len(u) == 0 || u[0].Pts != end+1 {
+			t.Errorf("after resynchronising from %s: %v", from.name, u)
 		}
-		break // both share the log: one sends, so one is enough here
 	}
 }
-
-func first[A, B any](a A, _ B) A { return a }
 
 // With etcd and the control plane down people go on chatting, a lost leader
 // is replaced, and devices with a token connect.

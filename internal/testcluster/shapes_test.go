@@ -1,7 +1,9 @@
 package testcluster
 
 import (
+	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/waggle-im/waggle/client"
@@ -79,4 +81,65 @@ func TestCellAddedWhileRunning(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.WaitTexts(d, thread, 3)
+}
+
+// A follower that was away for longer than the log reaches back gets a
+// snapshot, and is then as good as any: with another node away it is half of
+// the quorum.
+func TestFollowerBehindTheLogCatchesUp(t *testing.T) {
+	c := Start(t, devcluster.Options{Replicas: 3, NoDemo: true})
+	ann, eve := c.AddUser("ann", "c1"), c.AddUser("eve", "c1")
+	thread := proto.DirectThread(ann.ID, eve.ID)
+	a := c.Connect(ann, client.TCP, nil)
+	ctx := c.Context()
+	voters := c.Range(thread.OwnerRange())
+	var follower, other string
+	for _, v := range voters.Voters {
+		if v != voters.Leader && follower == "" {
+			follower = v
+		} else if v != voters.Leader {
+			other = v
+		}
+	}
+	c.StopNode(follower)
+	text := strings.Repeat("x", proto.TextBytesMax)
+	const n = 200 // 3 MiB, and the log is kept for 1 MiB
+	var pending []*client.Pending
+	for range n {
+		p, err := a.Post(thread.String(), text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pending = append(pending, p)
+	}
+	for _, p := range pending {
+		if _, err := p.Result(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.Until("the leader has cut its log", func() error {
+		if c.Metric("waggle_replica_truncations_total", voters.Leader) == 0 {
+			return errors.New("it has not")
+		}
+		return nil
+	})
+	c.StartNode(follower)
+	c.StopNode(other)
+	if _, err := a.Send(ctx, thread.String(), "with the snapshot"); err != nil {
+		t.Fatal(err)
+	}
+	if c.Metric("waggle_replica_snapshots_installed_total", follower) == 0 {
+		t.Error("the follower has caught up without a snapshot: this test tests nothing")
+	}
+	c.StartNode(other)
+	hashes := map[proto.RangeID]uint64{}
+	for _, h := range c.ReplicaHashes() {
+		if before, ok := hashes[h.Range]; ok && before != h.Hash {
+			t.Errorf("range %s: replica %d differs at %d", h.Range, h.Replica, h.Index)
+		}
+		hashes[h.Range] = h.Hash
+	}
+	if got := len(c.History(a, thread.String())); got != n+1 {
+		t.Errorf("the thread has %d messages, want %d", got, n+1)
+	}
 }

@@ -1010,6 +1010,7 @@ type RelayRequest struct {
 	//	*RelayRequest_ReadUser
 	//	*RelayRequest_LogoutDevice
 	//	*RelayRequest_RaiseAuthority
+	//	*RelayRequest_RefreshDevice
 	Body          isRelayRequest_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1154,6 +1155,15 @@ func (x *RelayRequest) GetRaiseAuthority() *RaiseAuthority {
 	return nil
 }
 
+func (x *RelayRequest) GetRefreshDevice() *RefreshDevice {
+	if x != nil {
+		if x, ok := x.Body.(*RelayRequest_RefreshDevice); ok {
+			return x.RefreshDevice
+		}
+	}
+	return nil
+}
+
 type isRelayRequest_Body interface {
 	isRelayRequest_Body()
 }
@@ -1194,6 +1204,10 @@ type RelayRequest_RaiseAuthority struct {
 	RaiseAuthority *RaiseAuthority `protobuf:"bytes,12,opt,name=raise_authority,json=raiseAuthority,proto3,oneof"`
 }
 
+type RelayRequest_RefreshDevice struct {
+	RefreshDevice *RefreshDevice `protobuf:"bytes,13,opt,name=refresh_device,json=refreshDevice,proto3,oneof"`
+}
+
 func (*RelayRequest_Append) isRelayRequest_Body() {}
 
 func (*RelayRequest_ChannelRows) isRelayRequest_Body() {}
@@ -1211,6 +1225,8 @@ func (*RelayRequest_ReadUser) isRelayRequest_Body() {}
 func (*RelayRequest_LogoutDevice) isRelayRequest_Body() {}
 
 func (*RelayRequest_RaiseAuthority) isRelayRequest_Body() {}
+
+func (*RelayRequest_RefreshDevice) isRelayRequest_Body() {}
 
 type RelayReplyBatch struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -4301,7 +4317,7 @@ const file_proto_cell_cell_proto_rawDesc = "" +
 	"\n" +
 	"RelayBatch\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\tR\x04from\x128\n" +
-	"\brequests\x18\x02 \x03(\v2\x1c.waggle.cell.v1.RelayRequestR\brequests\"\x95\x05\n" +
+	"\brequests\x18\x02 \x03(\v2\x1c.waggle.cell.v1.RelayRequestR\brequests\"\xdd\x05\n" +
 	"\fRelayRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x14\n" +
 	"\x05range\x18\x02 \x01(\x04R\x05range\x12\x14\n" +
@@ -4318,7 +4334,8 @@ const file_proto_cell_cell_proto_rawDesc = "" +
 	"\tread_user\x18\n" +
 	" \x01(\v2\x18.waggle.cell.v1.ReadUserH\x00R\breadUser\x12C\n" +
 	"\rlogout_device\x18\v \x01(\v2\x1c.waggle.cell.v1.LogoutDeviceH\x00R\flogoutDevice\x12I\n" +
-	"\x0fraise_authority\x18\f \x01(\v2\x1e.waggle.cell.v1.RaiseAuthorityH\x00R\x0eraiseAuthorityB\x06\n" +
+	"\x0fraise_authority\x18\f \x01(\v2\x1e.waggle.cell.v1.RaiseAuthorityH\x00R\x0eraiseAuthority\x12F\n" +
+	"\x0erefresh_device\x18\r \x01(\v2\x1d.waggle.cell.v1.RefreshDeviceH\x00R\rrefreshDeviceB\x06\n" +
 	"\x04body\"G\n" +
 	"\x0fRelayReplyBatch\x124\n" +
 	"\areplies\x18\x01 \x03(\v2\x1a.waggle.cell.v1.RelayReplyR\areplies\"\xed\x01\n" +
@@ -4624,15 +4641,16 @@ var file_proto_cell_cell_proto_goTypes = []any{
 	(*LoginDevice)(nil),          // 61: waggle.cell.v1.LoginDevice
 	(*LogoutDevice)(nil),         // 62: waggle.cell.v1.LogoutDevice
 	(*RaiseAuthority)(nil),       // 63: waggle.cell.v1.RaiseAuthority
-	(*Result)(nil),               // 64: waggle.cell.v1.Result
-	(*StoredEvent)(nil),          // 65: waggle.cell.v1.StoredEvent
-	(*Profile)(nil),              // 66: waggle.cell.v1.Profile
-	(*Device)(nil),               // 67: waggle.cell.v1.Device
-	(*Proposal)(nil),             // 68: waggle.cell.v1.Proposal
-	(*Descriptor)(nil),           // 69: waggle.cell.v1.Descriptor
-	(*ChannelRow)(nil),           // 70: waggle.cell.v1.ChannelRow
-	(*StoredUpdate)(nil),         // 71: waggle.cell.v1.StoredUpdate
-	(*JoinedThread)(nil),         // 72: waggle.cell.v1.JoinedThread
+	(*RefreshDevice)(nil),        // 64: waggle.cell.v1.RefreshDevice
+	(*Result)(nil),               // 65: waggle.cell.v1.Result
+	(*StoredEvent)(nil),          // 66: waggle.cell.v1.StoredEvent
+	(*Profile)(nil),              // 67: waggle.cell.v1.Profile
+	(*Device)(nil),               // 68: waggle.cell.v1.Device
+	(*Proposal)(nil),             // 69: waggle.cell.v1.Proposal
+	(*Descriptor)(nil),           // 70: waggle.cell.v1.Descriptor
+	(*ChannelRow)(nil),           // 71: waggle.cell.v1.ChannelRow
+	(*StoredUpdate)(nil),         // 72: waggle.cell.v1.StoredUpdate
+	(*JoinedThread)(nil),         // 73: waggle.cell.v1.JoinedThread
 }
 var file_proto_cell_cell_proto_depIdxs = []int32{
 	1,  // 0: waggle.cell.v1.EdgeBatch.frames:type_name -> waggle.cell.v1.EdgeFrame
@@ -4654,83 +4672,84 @@ var file_proto_cell_cell_proto_depIdxs = []int32{
 	19, // 16: waggle.cell.v1.RelayRequest.read_user:type_name -> waggle.cell.v1.ReadUser
 	62, // 17: waggle.cell.v1.RelayRequest.logout_device:type_name -> waggle.cell.v1.LogoutDevice
 	63, // 18: waggle.cell.v1.RelayRequest.raise_authority:type_name -> waggle.cell.v1.RaiseAuthority
-	14, // 19: waggle.cell.v1.RelayReplyBatch.replies:type_name -> waggle.cell.v1.RelayReply
-	8,  // 20: waggle.cell.v1.RelayReply.refused:type_name -> waggle.cell.v1.Refused
-	64, // 21: waggle.cell.v1.RelayReply.result:type_name -> waggle.cell.v1.Result
-	17, // 22: waggle.cell.v1.RelayReply.events:type_name -> waggle.cell.v1.Events
-	20, // 23: waggle.cell.v1.RelayReply.user:type_name -> waggle.cell.v1.UserInfo
-	16, // 24: waggle.cell.v1.ReadEvents.refs:type_name -> waggle.cell.v1.EventRef
-	65, // 25: waggle.cell.v1.Events.events:type_name -> waggle.cell.v1.StoredEvent
-	16, // 26: waggle.cell.v1.Events.refs:type_name -> waggle.cell.v1.EventRef
-	66, // 27: waggle.cell.v1.UserInfo.profile:type_name -> waggle.cell.v1.Profile
-	21, // 28: waggle.cell.v1.UserInfo.devices:type_name -> waggle.cell.v1.DeviceInfo
-	67, // 29: waggle.cell.v1.DeviceInfo.row:type_name -> waggle.cell.v1.Device
-	24, // 30: waggle.cell.v1.LeadBatch.requests:type_name -> waggle.cell.v1.LeadRequest
-	22, // 31: waggle.cell.v1.LeadRequest.grant:type_name -> waggle.cell.v1.Grant
-	68, // 32: waggle.cell.v1.LeadRequest.propose:type_name -> waggle.cell.v1.Proposal
-	25, // 33: waggle.cell.v1.LeadRequest.read:type_name -> waggle.cell.v1.LeadRead
-	33, // 34: waggle.cell.v1.LeadRead.updates:type_name -> waggle.cell.v1.ReadUpdates
-	15, // 35: waggle.cell.v1.LeadRead.events:type_name -> waggle.cell.v1.ReadEvents
-	18, // 36: waggle.cell.v1.LeadRead.thread:type_name -> waggle.cell.v1.ReadThread
-	34, // 37: waggle.cell.v1.LeadRead.threads:type_name -> waggle.cell.v1.ReadThreads
-	19, // 38: waggle.cell.v1.LeadRead.user:type_name -> waggle.cell.v1.ReadUser
-	35, // 39: waggle.cell.v1.LeadRead.channel:type_name -> waggle.cell.v1.ReadChannel
-	36, // 40: waggle.cell.v1.LeadRead.channel_heads:type_name -> waggle.cell.v1.ReadChannelHeads
-	26, // 41: waggle.cell.v1.LeadRead.thread_row:type_name -> waggle.cell.v1.ReadThreadRow
-	28, // 42: waggle.cell.v1.LeadReplyBatch.replies:type_name -> waggle.cell.v1.LeadReply
-	8,  // 43: waggle.cell.v1.LeadReply.refused:type_name -> waggle.cell.v1.Refused
-	31, // 44: waggle.cell.v1.LeadReply.applied:type_name -> waggle.cell.v1.Applied
-	37, // 45: waggle.cell.v1.LeadReply.read:type_name -> waggle.cell.v1.ReadResult
-	29, // 46: waggle.cell.v1.LeadReply.granted:type_name -> waggle.cell.v1.Granted
-	30, // 47: waggle.cell.v1.LeadReply.revoked:type_name -> waggle.cell.v1.Revoked
-	22, // 48: waggle.cell.v1.Granted.grant:type_name -> waggle.cell.v1.Grant
-	69, // 49: waggle.cell.v1.Granted.descriptor:type_name -> waggle.cell.v1.Descriptor
-	22, // 50: waggle.cell.v1.Revoked.grant:type_name -> waggle.cell.v1.Grant
-	64, // 51: waggle.cell.v1.Applied.results:type_name -> waggle.cell.v1.Result
-	32, // 52: waggle.cell.v1.Applied.updates:type_name -> waggle.cell.v1.LoggedUpdate
-	70, // 53: waggle.cell.v1.Applied.channel_rows:type_name -> waggle.cell.v1.ChannelRow
-	71, // 54: waggle.cell.v1.LoggedUpdate.update:type_name -> waggle.cell.v1.StoredUpdate
-	65, // 55: waggle.cell.v1.LoggedUpdate.event:type_name -> waggle.cell.v1.StoredEvent
-	32, // 56: waggle.cell.v1.ReadResult.updates:type_name -> waggle.cell.v1.LoggedUpdate
-	17, // 57: waggle.cell.v1.ReadResult.events:type_name -> waggle.cell.v1.Events
-	38, // 58: waggle.cell.v1.ReadResult.threads:type_name -> waggle.cell.v1.JoinedThreadRow
-	20, // 59: waggle.cell.v1.ReadResult.user:type_name -> waggle.cell.v1.UserInfo
-	70, // 60: waggle.cell.v1.ReadResult.channel_rows:type_name -> waggle.cell.v1.ChannelRow
-	39, // 61: waggle.cell.v1.ReadResult.channel_heads:type_name -> waggle.cell.v1.ChannelHead
-	72, // 62: waggle.cell.v1.JoinedThreadRow.row:type_name -> waggle.cell.v1.JoinedThread
-	65, // 63: waggle.cell.v1.JoinedThreadRow.last:type_name -> waggle.cell.v1.StoredEvent
-	41, // 64: waggle.cell.v1.RaftBatch.messages:type_name -> waggle.cell.v1.RaftMessage
-	42, // 65: waggle.cell.v1.RaftBatch.quiet:type_name -> waggle.cell.v1.QuietGroup
-	45, // 66: waggle.cell.v1.SnapshotChunk.header:type_name -> waggle.cell.v1.SnapshotHeader
-	46, // 67: waggle.cell.v1.SnapshotChunk.pairs:type_name -> waggle.cell.v1.KeyValue
-	69, // 68: waggle.cell.v1.CreateReplicaRequest.descriptor:type_name -> waggle.cell.v1.Descriptor
-	10, // 69: waggle.cell.v1.WhoHostsReply.routes:type_name -> waggle.cell.v1.Route
-	54, // 70: waggle.cell.v1.RangesReply.replicas:type_name -> waggle.cell.v1.ReplicaStatus
-	69, // 71: waggle.cell.v1.ReplicaStatus.descriptor:type_name -> waggle.cell.v1.Descriptor
-	57, // 72: waggle.cell.v1.SessionsReply.infos:type_name -> waggle.cell.v1.SessionInfo
-	0,  // 73: waggle.cell.v1.Chat.Attach:input_type -> waggle.cell.v1.EdgeBatch
-	11, // 74: waggle.cell.v1.Chat.Relay:input_type -> waggle.cell.v1.RelayBatch
-	40, // 75: waggle.cell.v1.Storage.Raft:input_type -> waggle.cell.v1.RaftBatch
-	44, // 76: waggle.cell.v1.Storage.Snapshot:input_type -> waggle.cell.v1.SnapshotChunk
-	23, // 77: waggle.cell.v1.Storage.Lead:input_type -> waggle.cell.v1.LeadBatch
-	48, // 78: waggle.cell.v1.Storage.CreateReplica:input_type -> waggle.cell.v1.CreateReplicaRequest
-	50, // 79: waggle.cell.v1.Node.WhoHosts:input_type -> waggle.cell.v1.WhoHostsRequest
-	52, // 80: waggle.cell.v1.Node.Ranges:input_type -> waggle.cell.v1.RangesRequest
-	55, // 81: waggle.cell.v1.Node.Sessions:input_type -> waggle.cell.v1.SessionsRequest
-	4,  // 82: waggle.cell.v1.Chat.Attach:output_type -> waggle.cell.v1.HostBatch
-	13, // 83: waggle.cell.v1.Chat.Relay:output_type -> waggle.cell.v1.RelayReplyBatch
-	43, // 84: waggle.cell.v1.Storage.Raft:output_type -> waggle.cell.v1.RaftAck
-	47, // 85: waggle.cell.v1.Storage.Snapshot:output_type -> waggle.cell.v1.SnapshotAck
-	27, // 86: waggle.cell.v1.Storage.Lead:output_type -> waggle.cell.v1.LeadReplyBatch
-	49, // 87: waggle.cell.v1.Storage.CreateReplica:output_type -> waggle.cell.v1.CreateReplicaReply
-	51, // 88: waggle.cell.v1.Node.WhoHosts:output_type -> waggle.cell.v1.WhoHostsReply
-	53, // 89: waggle.cell.v1.Node.Ranges:output_type -> waggle.cell.v1.RangesReply
-	56, // 90: waggle.cell.v1.Node.Sessions:output_type -> waggle.cell.v1.SessionsReply
-	82, // [82:91] is the sub-list for method output_type
-	73, // [73:82] is the sub-list for method input_type
-	73, // [73:73] is the sub-list for extension type_name
-	73, // [73:73] is the sub-list for extension extendee
-	0,  // [0:73] is the sub-list for field type_name
+	64, // 19: waggle.cell.v1.RelayRequest.refresh_device:type_name -> waggle.cell.v1.RefreshDevice
+	14, // 20: waggle.cell.v1.RelayReplyBatch.replies:type_name -> waggle.cell.v1.RelayReply
+	8,  // 21: waggle.cell.v1.RelayReply.refused:type_name -> waggle.cell.v1.Refused
+	65, // 22: waggle.cell.v1.RelayReply.result:type_name -> waggle.cell.v1.Result
+	17, // 23: waggle.cell.v1.RelayReply.events:type_name -> waggle.cell.v1.Events
+	20, // 24: waggle.cell.v1.RelayReply.user:type_name -> waggle.cell.v1.UserInfo
+	16, // 25: waggle.cell.v1.ReadEvents.refs:type_name -> waggle.cell.v1.EventRef
+	66, // 26: waggle.cell.v1.Events.events:type_name -> waggle.cell.v1.StoredEvent
+	16, // 27: waggle.cell.v1.Events.refs:type_name -> waggle.cell.v1.EventRef
+	67, // 28: waggle.cell.v1.UserInfo.profile:type_name -> waggle.cell.v1.Profile
+	21, // 29: waggle.cell.v1.UserInfo.devices:type_name -> waggle.cell.v1.DeviceInfo
+	68, // 30: waggle.cell.v1.DeviceInfo.row:type_name -> waggle.cell.v1.Device
+	24, // 31: waggle.cell.v1.LeadBatch.requests:type_name -> waggle.cell.v1.LeadRequest
+	22, // 32: waggle.cell.v1.LeadRequest.grant:type_name -> waggle.cell.v1.Grant
+	69, // 33: waggle.cell.v1.LeadRequest.propose:type_name -> waggle.cell.v1.Proposal
+	25, // 34: waggle.cell.v1.LeadRequest.read:type_name -> waggle.cell.v1.LeadRead
+	33, // 35: waggle.cell.v1.LeadRead.updates:type_name -> waggle.cell.v1.ReadUpdates
+	15, // 36: waggle.cell.v1.LeadRead.events:type_name -> waggle.cell.v1.ReadEvents
+	18, // 37: waggle.cell.v1.LeadRead.thread:type_name -> waggle.cell.v1.ReadThread
+	34, // 38: waggle.cell.v1.LeadRead.threads:type_name -> waggle.cell.v1.ReadThreads
+	19, // 39: waggle.cell.v1.LeadRead.user:type_name -> waggle.cell.v1.ReadUser
+	35, // 40: waggle.cell.v1.LeadRead.channel:type_name -> waggle.cell.v1.ReadChannel
+	36, // 41: waggle.cell.v1.LeadRead.channel_heads:type_name -> waggle.cell.v1.ReadChannelHeads
+	26, // 42: waggle.cell.v1.LeadRead.thread_row:type_name -> waggle.cell.v1.ReadThreadRow
+	28, // 43: waggle.cell.v1.LeadReplyBatch.replies:type_name -> waggle.cell.v1.LeadReply
+	8,  // 44: waggle.cell.v1.LeadReply.refused:type_name -> waggle.cell.v1.Refused
+	31, // 45: waggle.cell.v1.LeadReply.applied:type_name -> waggle.cell.v1.Applied
+	37, // 46: waggle.cell.v1.LeadReply.read:type_name -> waggle.cell.v1.ReadResult
+	29, // 47: waggle.cell.v1.LeadReply.granted:type_name -> waggle.cell.v1.Granted
+	30, // 48: waggle.cell.v1.LeadReply.revoked:type_name -> waggle.cell.v1.Revoked
+	22, // 49: waggle.cell.v1.Granted.grant:type_name -> waggle.cell.v1.Grant
+	70, // 50: waggle.cell.v1.Granted.descriptor:type_name -> waggle.cell.v1.Descriptor
+	22, // 51: waggle.cell.v1.Revoked.grant:type_name -> waggle.cell.v1.Grant
+	65, // 52: waggle.cell.v1.Applied.results:type_name -> waggle.cell.v1.Result
+	32, // 53: waggle.cell.v1.Applied.updates:type_name -> waggle.cell.v1.LoggedUpdate
+	71, // 54: waggle.cell.v1.Applied.channel_rows:type_name -> waggle.cell.v1.ChannelRow
+	72, // 55: waggle.cell.v1.LoggedUpdate.update:type_name -> waggle.cell.v1.StoredUpdate
+	66, // 56: waggle.cell.v1.LoggedUpdate.event:type_name -> waggle.cell.v1.StoredEvent
+	32, // 57: waggle.cell.v1.ReadResult.updates:type_name -> waggle.cell.v1.LoggedUpdate
+	17, // 58: waggle.cell.v1.ReadResult.events:type_name -> waggle.cell.v1.Events
+	38, // 59: waggle.cell.v1.ReadResult.threads:type_name -> waggle.cell.v1.JoinedThreadRow
+	20, // 60: waggle.cell.v1.ReadResult.user:type_name -> waggle.cell.v1.UserInfo
+	71, // 61: waggle.cell.v1.ReadResult.channel_rows:type_name -> waggle.cell.v1.ChannelRow
+	39, // 62: waggle.cell.v1.ReadResult.channel_heads:type_name -> waggle.cell.v1.ChannelHead
+	73, // 63: waggle.cell.v1.JoinedThreadRow.row:type_name -> waggle.cell.v1.JoinedThread
+	66, // 64: waggle.cell.v1.JoinedThreadRow.last:type_name -> waggle.cell.v1.StoredEvent
+	41, // 65: waggle.cell.v1.RaftBatch.messages:type_name -> waggle.cell.v1.RaftMessage
+	42, // 66: waggle.cell.v1.RaftBatch.quiet:type_name -> waggle.cell.v1.QuietGroup
+	45, // 67: waggle.cell.v1.SnapshotChunk.header:type_name -> waggle.cell.v1.SnapshotHeader
+	46, // 68: waggle.cell.v1.SnapshotChunk.pairs:type_name -> waggle.cell.v1.KeyValue
+	70, // 69: waggle.cell.v1.CreateReplicaRequest.descriptor:type_name -> waggle.cell.v1.Descriptor
+	10, // 70: waggle.cell.v1.WhoHostsReply.routes:type_name -> waggle.cell.v1.Route
+	54, // 71: waggle.cell.v1.RangesReply.replicas:type_name -> waggle.cell.v1.ReplicaStatus
+	70, // 72: waggle.cell.v1.ReplicaStatus.descriptor:type_name -> waggle.cell.v1.Descriptor
+	57, // 73: waggle.cell.v1.SessionsReply.infos:type_name -> waggle.cell.v1.SessionInfo
+	0,  // 74: waggle.cell.v1.Chat.Attach:input_type -> waggle.cell.v1.EdgeBatch
+	11, // 75: waggle.cell.v1.Chat.Relay:input_type -> waggle.cell.v1.RelayBatch
+	40, // 76: waggle.cell.v1.Storage.Raft:input_type -> waggle.cell.v1.RaftBatch
+	44, // 77: waggle.cell.v1.Storage.Snapshot:input_type -> waggle.cell.v1.SnapshotChunk
+	23, // 78: waggle.cell.v1.Storage.Lead:input_type -> waggle.cell.v1.LeadBatch
+	48, // 79: waggle.cell.v1.Storage.CreateReplica:input_type -> waggle.cell.v1.CreateReplicaRequest
+	50, // 80: waggle.cell.v1.Node.WhoHosts:input_type -> waggle.cell.v1.WhoHostsRequest
+	52, // 81: waggle.cell.v1.Node.Ranges:input_type -> waggle.cell.v1.RangesRequest
+	55, // 82: waggle.cell.v1.Node.Sessions:input_type -> waggle.cell.v1.SessionsRequest
+	4,  // 83: waggle.cell.v1.Chat.Attach:output_type -> waggle.cell.v1.HostBatch
+	13, // 84: waggle.cell.v1.Chat.Relay:output_type -> waggle.cell.v1.RelayReplyBatch
+	43, // 85: waggle.cell.v1.Storage.Raft:output_type -> waggle.cell.v1.RaftAck
+	47, // 86: waggle.cell.v1.Storage.Snapshot:output_type -> waggle.cell.v1.SnapshotAck
+	27, // 87: waggle.cell.v1.Storage.Lead:output_type -> waggle.cell.v1.LeadReplyBatch
+	49, // 88: waggle.cell.v1.Storage.CreateReplica:output_type -> waggle.cell.v1.CreateReplicaReply
+	51, // 89: waggle.cell.v1.Node.WhoHosts:output_type -> waggle.cell.v1.WhoHostsReply
+	53, // 90: waggle.cell.v1.Node.Ranges:output_type -> waggle.cell.v1.RangesReply
+	56, // 91: waggle.cell.v1.Node.Sessions:output_type -> waggle.cell.v1.SessionsReply
+	83, // [83:92] is the sub-list for method output_type
+	74, // [74:83] is the sub-list for method input_type
+	74, // [74:74] is the sub-list for extension type_name
+	74, // [74:74] is the sub-list for extension extendee
+	0,  // [0:74] is the sub-list for field type_name
 }
 
 func init() { file_proto_cell_cell_proto_init() }
@@ -4764,6 +4783,7 @@ func file_proto_cell_cell_proto_init() {
 		(*RelayRequest_ReadUser)(nil),
 		(*RelayRequest_LogoutDevice)(nil),
 		(*RelayRequest_RaiseAuthority)(nil),
+		(*RelayRequest_RefreshDevice)(nil),
 	}
 	file_proto_cell_cell_proto_msgTypes[14].OneofWrappers = []any{
 		(*RelayReply_Refused)(nil),

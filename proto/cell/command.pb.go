@@ -30,7 +30,7 @@ type Entry struct {
 	Range         uint64                 `protobuf:"varint,1,opt,name=range,proto3" json:"range,omitempty"`
 	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	Grant         *GrantRef              `protobuf:"bytes,3,opt,name=grant,proto3" json:"grant,omitempty"`                  // absent: proposed by the leader itself
-	TimeMs        int64                  `protobuf:"varint,4,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"` // the proposer's clock
+	TimeMs        int64                  `protobuf:"varint,4,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"` // the leader's clock
 	Proposal      uint64                 `protobuf:"varint,5,opt,name=proposal,proto3" json:"proposal,omitempty"`           // lets the proposing node find who waits for it
 	Commands      []*Command             `protobuf:"bytes,6,rep,name=commands,proto3" json:"commands,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -164,7 +164,6 @@ func (x *GrantRef) GetNumber() uint64 {
 // Proposal is a batch of commands on its way to the leader.
 type Proposal struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	TimeMs        int64                  `protobuf:"varint,1,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
 	Commands      []*Command             `protobuf:"bytes,2,rep,name=commands,proto3" json:"commands,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -200,13 +199,6 @@ func (*Proposal) Descriptor() ([]byte, []int) {
 	return file_proto_cell_command_proto_rawDescGZIP(), []int{2}
 }
 
-func (x *Proposal) GetTimeMs() int64 {
-	if x != nil {
-		return x.TimeMs
-	}
-	return 0
-}
-
 func (x *Proposal) GetCommands() []*Command {
 	if x != nil {
 		return x.Commands
@@ -229,6 +221,7 @@ type Command struct {
 	//	*Command_TrimChannel
 	//	*Command_GrantHost
 	//	*Command_SetRules
+	//	*Command_RefreshDevice
 	Body          isCommand_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -370,6 +363,15 @@ func (x *Command) GetSetRules() *SetRules {
 	return nil
 }
 
+func (x *Command) GetRefreshDevice() *RefreshDevice {
+	if x != nil {
+		if x, ok := x.Body.(*Command_RefreshDevice); ok {
+			return x.RefreshDevice
+		}
+	}
+	return nil
+}
+
 type isCommand_Body interface {
 	isCommand_Body()
 }
@@ -418,6 +420,10 @@ type Command_SetRules struct {
 	SetRules *SetRules `protobuf:"bytes,11,opt,name=set_rules,json=setRules,proto3,oneof"`
 }
 
+type Command_RefreshDevice struct {
+	RefreshDevice *RefreshDevice `protobuf:"bytes,12,opt,name=refresh_device,json=refreshDevice,proto3,oneof"`
+}
+
 func (*Command_AppendMessage) isCommand_Body() {}
 
 func (*Command_CreateUser) isCommand_Body() {}
@@ -439,6 +445,8 @@ func (*Command_TrimChannel) isCommand_Body() {}
 func (*Command_GrantHost) isCommand_Body() {}
 
 func (*Command_SetRules) isCommand_Body() {}
+
+func (*Command_RefreshDevice) isCommand_Body() {}
 
 // AppendMessage appends one message to a thread this range owns.
 type AppendMessage struct {
@@ -601,7 +609,8 @@ type LoginDevice struct {
 	Device        string                 `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
 	RefreshHash   []byte                 `protobuf:"bytes,3,opt,name=refresh_hash,json=refreshHash,proto3" json:"refresh_hash,omitempty"`
 	Platform      string                 `protobuf:"bytes,4,opt,name=platform,proto3" json:"platform,omitempty"`
-	Nonce         []byte                 `protobuf:"bytes,5,opt,name=nonce,proto3" json:"nonce,omitempty"` // the same nonce gets the same session number again
+	Nonce         []byte                 `protobuf:"bytes,5,opt,name=nonce,proto3" json:"nonce,omitempty"`                                      // the same nonce gets the same session number again
+	RefreshFamily []byte                 `protobuf:"bytes,6,opt,name=refresh_family,json=refreshFamily,proto3" json:"refresh_family,omitempty"` // hash of what all refresh tokens of the session share
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -671,6 +680,91 @@ func (x *LoginDevice) GetNonce() []byte {
 	return nil
 }
 
+func (x *LoginDevice) GetRefreshFamily() []byte {
+	if x != nil {
+		return x.RefreshFamily
+	}
+	return nil
+}
+
+// RefreshDevice rotates a session's refresh token. The presented one stays
+// valid until next_hash is presented; one that is neither ends the device.
+type RefreshDevice struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"`
+	Device        string                 `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
+	Family        []byte                 `protobuf:"bytes,3,opt,name=family,proto3" json:"family,omitempty"`                     // another family changes nothing: it is not this session's
+	Hash          []byte                 `protobuf:"bytes,4,opt,name=hash,proto3" json:"hash,omitempty"`                         // of the token presented
+	NextHash      []byte                 `protobuf:"bytes,5,opt,name=next_hash,json=nextHash,proto3" json:"next_hash,omitempty"` // of its successor
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefreshDevice) Reset() {
+	*x = RefreshDevice{}
+	mi := &file_proto_cell_command_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefreshDevice) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefreshDevice) ProtoMessage() {}
+
+func (x *RefreshDevice) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_command_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefreshDevice.ProtoReflect.Descriptor instead.
+func (*RefreshDevice) Descriptor() ([]byte, []int) {
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *RefreshDevice) GetUser() uint64 {
+	if x != nil {
+		return x.User
+	}
+	return 0
+}
+
+func (x *RefreshDevice) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *RefreshDevice) GetFamily() []byte {
+	if x != nil {
+		return x.Family
+	}
+	return nil
+}
+
+func (x *RefreshDevice) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
+func (x *RefreshDevice) GetNextHash() []byte {
+	if x != nil {
+		return x.NextHash
+	}
+	return nil
+}
+
 type LogoutDevice struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	User          uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"`
@@ -682,7 +776,7 @@ type LogoutDevice struct {
 
 func (x *LogoutDevice) Reset() {
 	*x = LogoutDevice{}
-	mi := &file_proto_cell_command_proto_msgTypes[7]
+	mi := &file_proto_cell_command_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -694,7 +788,7 @@ func (x *LogoutDevice) String() string {
 func (*LogoutDevice) ProtoMessage() {}
 
 func (x *LogoutDevice) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_command_proto_msgTypes[7]
+	mi := &file_proto_cell_command_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -707,7 +801,7 @@ func (x *LogoutDevice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogoutDevice.ProtoReflect.Descriptor instead.
 func (*LogoutDevice) Descriptor() ([]byte, []int) {
-	return file_proto_cell_command_proto_rawDescGZIP(), []int{7}
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *LogoutDevice) GetUser() uint64 {
@@ -742,7 +836,7 @@ type RaiseAuthority struct {
 
 func (x *RaiseAuthority) Reset() {
 	*x = RaiseAuthority{}
-	mi := &file_proto_cell_command_proto_msgTypes[8]
+	mi := &file_proto_cell_command_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -754,7 +848,7 @@ func (x *RaiseAuthority) String() string {
 func (*RaiseAuthority) ProtoMessage() {}
 
 func (x *RaiseAuthority) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_command_proto_msgTypes[8]
+	mi := &file_proto_cell_command_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -767,7 +861,7 @@ func (x *RaiseAuthority) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaiseAuthority.ProtoReflect.Descriptor instead.
 func (*RaiseAuthority) Descriptor() ([]byte, []int) {
-	return file_proto_cell_command_proto_rawDescGZIP(), []int{8}
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RaiseAuthority) GetUser() uint64 {
@@ -794,7 +888,7 @@ type ConfirmUpdates struct {
 
 func (x *ConfirmUpdates) Reset() {
 	*x = ConfirmUpdates{}
-	mi := &file_proto_cell_command_proto_msgTypes[9]
+	mi := &file_proto_cell_command_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -806,7 +900,7 @@ func (x *ConfirmUpdates) String() string {
 func (*ConfirmUpdates) ProtoMessage() {}
 
 func (x *ConfirmUpdates) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_command_proto_msgTypes[9]
+	mi := &file_proto_cell_command_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -819,7 +913,7 @@ func (x *ConfirmUpdates) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmUpdates.ProtoReflect.Descriptor instead.
 func (*ConfirmUpdates) Descriptor() ([]byte, []int) {
-	return file_proto_cell_command_proto_rawDescGZIP(), []int{9}
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ConfirmUpdates) GetMarks() []*DeviceMark {
@@ -840,7 +934,7 @@ type DeviceMark struct {
 
 func (x *DeviceMark) Reset() {
 	*x = DeviceMark{}
-	mi := &file_proto_cell_command_proto_msgTypes[10]
+	mi := &file_proto_cell_command_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -852,7 +946,7 @@ func (x *DeviceMark) String() string {
 func (*DeviceMark) ProtoMessage() {}
 
 func (x *DeviceMark) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_command_proto_msgTypes[10]
+	mi := &file_proto_cell_command_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -865,7 +959,7 @@ func (x *DeviceMark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceMark.ProtoReflect.Descriptor instead.
 func (*DeviceMark) Descriptor() ([]byte, []int) {
-	return file_proto_cell_command_proto_rawDescGZIP(), []int{10}
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DeviceMark) GetUser() uint64 {
@@ -902,7 +996,7 @@ type MarkThread struct {
 
 func (x *MarkThread) Reset() {
 	*x = MarkThread{}
-	mi := &file_proto_cell_command_proto_msgTypes[11]
+	mi := &file_proto_cell_command_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -914,7 +1008,7 @@ func (x *MarkThread) String() string {
 func (*MarkThread) ProtoMessage() {}
 
 func (x *MarkThread) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_command_proto_msgTypes[11]
+	mi := &file_proto_cell_command_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -927,7 +1021,7 @@ func (x *MarkThread) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarkThread.ProtoReflect.Descriptor instead.
 func (*MarkThread) Descriptor() ([]byte, []int) {
-	return file_proto_cell_command_proto_rawDescGZIP(), []int{11}
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *MarkThread) GetUser() uint64 {
@@ -970,7 +1064,7 @@ type ChannelRows struct {
 
 func (x *ChannelRows) Reset() {
 	*x = ChannelRows{}
-	mi := &file_proto_cell_command_proto_msgTypes[12]
+	mi := &file_proto_cell_command_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -982,7 +1076,7 @@ func (x *ChannelRows) String() string {
 func (*ChannelRows) ProtoMessage() {}
 
 func (x *ChannelRows) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_command_proto_msgTypes[12]
+	mi := &file_proto_cell_command_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -995,7 +1089,7 @@ func (x *ChannelRows) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChannelRows.ProtoReflect.Descriptor instead.
 func (*ChannelRows) Descriptor() ([]byte, []int) {
-	return file_proto_cell_command_proto_rawDescGZIP(), []int{12}
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ChannelRows) GetSource() uint64 {
@@ -1030,7 +1124,7 @@ type TrimChannel struct {
 
 func (x *TrimChannel) Reset() {
 	*x = TrimChannel{}
-	mi := &file_proto_cell_command_proto_msgTypes[13]
+	mi := &file_proto_cell_command_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1042,7 +1136,7 @@ func (x *TrimChannel) String() string {
 func (*TrimChannel) ProtoMessage() {}
 
 func (x *TrimChannel) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_command_proto_msgTypes[13]
+	mi := &file_proto_cell_command_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1055,7 +1149,7 @@ func (x *TrimChannel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrimChannel.ProtoReflect.Descriptor instead.
 func (*TrimChannel) Descriptor() ([]byte, []int) {
-	return file_proto_cell_command_proto_rawDescGZIP(), []int{13}
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *TrimChannel) GetDest() uint64 {
@@ -1083,7 +1177,7 @@ type GrantHost struct {
 
 func (x *GrantHost) Reset() {
 	*x = GrantHost{}
-	mi := &file_proto_cell_command_proto_msgTypes[14]
+	mi := &file_proto_cell_command_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1095,7 +1189,7 @@ func (x *GrantHost) String() string {
 func (*GrantHost) ProtoMessage() {}
 
 func (x *GrantHost) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_command_proto_msgTypes[14]
+	mi := &file_proto_cell_command_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1108,7 +1202,7 @@ func (x *GrantHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantHost.ProtoReflect.Descriptor instead.
 func (*GrantHost) Descriptor() ([]byte, []int) {
-	return file_proto_cell_command_proto_rawDescGZIP(), []int{14}
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GrantHost) GetNumber() uint64 {
@@ -1135,7 +1229,7 @@ type SetRules struct {
 
 func (x *SetRules) Reset() {
 	*x = SetRules{}
-	mi := &file_proto_cell_command_proto_msgTypes[15]
+	mi := &file_proto_cell_command_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1147,7 +1241,7 @@ func (x *SetRules) String() string {
 func (*SetRules) ProtoMessage() {}
 
 func (x *SetRules) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_command_proto_msgTypes[15]
+	mi := &file_proto_cell_command_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1160,7 +1254,7 @@ func (x *SetRules) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetRules.ProtoReflect.Descriptor instead.
 func (*SetRules) Descriptor() ([]byte, []int) {
-	return file_proto_cell_command_proto_rawDescGZIP(), []int{15}
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SetRules) GetVersion() uint32 {
@@ -1185,13 +1279,15 @@ type Result struct {
 	Pts              uint64                 `protobuf:"varint,10,opt,name=pts,proto3" json:"pts,omitempty"`           // login_device: the newest pts
 	Repeated         bool                   `protobuf:"varint,11,opt,name=repeated,proto3" json:"repeated,omitempty"` // the command had been applied before
 	Name             string                 `protobuf:"bytes,12,opt,name=name,proto3" json:"name,omitempty"`
+	Platform         string                 `protobuf:"bytes,14,opt,name=platform,proto3" json:"platform,omitempty"` // refresh_device: as at the login
+	Ended            bool                   `protobuf:"varint,13,opt,name=ended,proto3" json:"ended,omitempty"`      // refresh_device: a token was used twice, the device is ended
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_proto_cell_command_proto_msgTypes[16]
+	mi := &file_proto_cell_command_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1203,7 +1299,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_command_proto_msgTypes[16]
+	mi := &file_proto_cell_command_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1216,7 +1312,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_proto_cell_command_proto_rawDescGZIP(), []int{16}
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Result) GetCode() uint32 {
@@ -1303,6 +1399,20 @@ func (x *Result) GetName() string {
 	return ""
 }
 
+func (x *Result) GetPlatform() string {
+	if x != nil {
+		return x.Platform
+	}
+	return ""
+}
+
+func (x *Result) GetEnded() bool {
+	if x != nil {
+		return x.Ended
+	}
+	return false
+}
+
 var File_proto_cell_command_proto protoreflect.FileDescriptor
 
 const file_proto_cell_command_proto_rawDesc = "" +
@@ -1317,10 +1427,9 @@ const file_proto_cell_command_proto_rawDesc = "" +
 	"\bcommands\x18\x06 \x03(\v2\x17.waggle.cell.v1.CommandR\bcommands\"6\n" +
 	"\bGrantRef\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x16\n" +
-	"\x06number\x18\x02 \x01(\x04R\x06number\"X\n" +
-	"\bProposal\x12\x17\n" +
-	"\atime_ms\x18\x01 \x01(\x03R\x06timeMs\x123\n" +
-	"\bcommands\x18\x02 \x03(\v2\x17.waggle.cell.v1.CommandR\bcommands\"\xf6\x05\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\"E\n" +
+	"\bProposal\x123\n" +
+	"\bcommands\x18\x02 \x03(\v2\x17.waggle.cell.v1.CommandR\bcommandsJ\x04\b\x01\x10\x02\"\xbe\x06\n" +
 	"\aCommand\x12F\n" +
 	"\x0eappend_message\x18\x01 \x01(\v2\x1d.waggle.cell.v1.AppendMessageH\x00R\rappendMessage\x12=\n" +
 	"\vcreate_user\x18\x02 \x01(\v2\x1a.waggle.cell.v1.CreateUserH\x00R\n" +
@@ -1336,7 +1445,8 @@ const file_proto_cell_command_proto_rawDesc = "" +
 	"\n" +
 	"grant_host\x18\n" +
 	" \x01(\v2\x19.waggle.cell.v1.GrantHostH\x00R\tgrantHost\x127\n" +
-	"\tset_rules\x18\v \x01(\v2\x18.waggle.cell.v1.SetRulesH\x00R\bsetRulesB\x06\n" +
+	"\tset_rules\x18\v \x01(\v2\x18.waggle.cell.v1.SetRulesH\x00R\bsetRules\x12F\n" +
+	"\x0erefresh_device\x18\f \x01(\v2\x1d.waggle.cell.v1.RefreshDeviceH\x00R\rrefreshDeviceB\x06\n" +
 	"\x04body\"\xf1\x01\n" +
 	"\rAppendMessage\x12\x16\n" +
 	"\x06thread\x18\x01 \x01(\tR\x06thread\x12\x12\n" +
@@ -1351,13 +1461,20 @@ const file_proto_cell_command_proto_rawDesc = "" +
 	"CreateUser\x12\x1f\n" +
 	"\vaccount_key\x18\x01 \x01(\fR\n" +
 	"accountKey\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"\x8e\x01\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"\xb5\x01\n" +
 	"\vLoginDevice\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12!\n" +
 	"\frefresh_hash\x18\x03 \x01(\fR\vrefreshHash\x12\x1a\n" +
 	"\bplatform\x18\x04 \x01(\tR\bplatform\x12\x14\n" +
-	"\x05nonce\x18\x05 \x01(\fR\x05nonce\"a\n" +
+	"\x05nonce\x18\x05 \x01(\fR\x05nonce\x12%\n" +
+	"\x0erefresh_family\x18\x06 \x01(\fR\rrefreshFamily\"\x84\x01\n" +
+	"\rRefreshDevice\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x16\n" +
+	"\x06device\x18\x02 \x01(\tR\x06device\x12\x16\n" +
+	"\x06family\x18\x03 \x01(\fR\x06family\x12\x12\n" +
+	"\x04hash\x18\x04 \x01(\fR\x04hash\x12\x1b\n" +
+	"\tnext_hash\x18\x05 \x01(\fR\bnextHash\"a\n" +
 	"\fLogoutDevice\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12%\n" +
@@ -1389,7 +1506,7 @@ const file_proto_cell_command_proto_rawDesc = "" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\"$\n" +
 	"\bSetRules\x12\x18\n" +
-	"\aversion\x18\x01 \x01(\rR\aversion\"\xc0\x02\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\"\xf2\x02\n" +
 	"\x06Result\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x19\n" +
@@ -1403,7 +1520,9 @@ const file_proto_cell_command_proto_rawDesc = "" +
 	"\x03pts\x18\n" +
 	" \x01(\x04R\x03pts\x12\x1a\n" +
 	"\brepeated\x18\v \x01(\bR\brepeated\x12\x12\n" +
-	"\x04name\x18\f \x01(\tR\x04nameB/Z-github.com/waggle-im/waggle/proto/cell;cellpbb\x06proto3"
+	"\x04name\x18\f \x01(\tR\x04name\x12\x1a\n" +
+	"\bplatform\x18\x0e \x01(\tR\bplatform\x12\x14\n" +
+	"\x05ended\x18\r \x01(\bR\x05endedB/Z-github.com/waggle-im/waggle/proto/cell;cellpbb\x06proto3"
 
 var (
 	file_proto_cell_command_proto_rawDescOnce sync.Once
@@ -1417,7 +1536,7 @@ func file_proto_cell_command_proto_rawDescGZIP() []byte {
 	return file_proto_cell_command_proto_rawDescData
 }
 
-var file_proto_cell_command_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_proto_cell_command_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_proto_cell_command_proto_goTypes = []any{
 	(*Entry)(nil),          // 0: waggle.cell.v1.Entry
 	(*GrantRef)(nil),       // 1: waggle.cell.v1.GrantRef
@@ -1426,18 +1545,19 @@ var file_proto_cell_command_proto_goTypes = []any{
 	(*AppendMessage)(nil),  // 4: waggle.cell.v1.AppendMessage
 	(*CreateUser)(nil),     // 5: waggle.cell.v1.CreateUser
 	(*LoginDevice)(nil),    // 6: waggle.cell.v1.LoginDevice
-	(*LogoutDevice)(nil),   // 7: waggle.cell.v1.LogoutDevice
-	(*RaiseAuthority)(nil), // 8: waggle.cell.v1.RaiseAuthority
-	(*ConfirmUpdates)(nil), // 9: waggle.cell.v1.ConfirmUpdates
-	(*DeviceMark)(nil),     // 10: waggle.cell.v1.DeviceMark
-	(*MarkThread)(nil),     // 11: waggle.cell.v1.MarkThread
-	(*ChannelRows)(nil),    // 12: waggle.cell.v1.ChannelRows
-	(*TrimChannel)(nil),    // 13: waggle.cell.v1.TrimChannel
-	(*GrantHost)(nil),      // 14: waggle.cell.v1.GrantHost
-	(*SetRules)(nil),       // 15: waggle.cell.v1.SetRules
-	(*Result)(nil),         // 16: waggle.cell.v1.Result
-	(*TextBody)(nil),       // 17: waggle.cell.v1.TextBody
-	(*ChannelRow)(nil),     // 18: waggle.cell.v1.ChannelRow
+	(*RefreshDevice)(nil),  // 7: waggle.cell.v1.RefreshDevice
+	(*LogoutDevice)(nil),   // 8: waggle.cell.v1.LogoutDevice
+	(*RaiseAuthority)(nil), // 9: waggle.cell.v1.RaiseAuthority
+	(*ConfirmUpdates)(nil), // 10: waggle.cell.v1.ConfirmUpdates
+	(*DeviceMark)(nil),     // 11: waggle.cell.v1.DeviceMark
+	(*MarkThread)(nil),     // 12: waggle.cell.v1.MarkThread
+	(*ChannelRows)(nil),    // 13: waggle.cell.v1.ChannelRows
+	(*TrimChannel)(nil),    // 14: waggle.cell.v1.TrimChannel
+	(*GrantHost)(nil),      // 15: waggle.cell.v1.GrantHost
+	(*SetRules)(nil),       // 16: waggle.cell.v1.SetRules
+	(*Result)(nil),         // 17: waggle.cell.v1.Result
+	(*TextBody)(nil),       // 18: waggle.cell.v1.TextBody
+	(*ChannelRow)(nil),     // 19: waggle.cell.v1.ChannelRow
 }
 var file_proto_cell_command_proto_depIdxs = []int32{
 	1,  // 0: waggle.cell.v1.Entry.grant:type_name -> waggle.cell.v1.GrantRef
@@ -1446,22 +1566,23 @@ var file_proto_cell_command_proto_depIdxs = []int32{
 	4,  // 3: waggle.cell.v1.Command.append_message:type_name -> waggle.cell.v1.AppendMessage
 	5,  // 4: waggle.cell.v1.Command.create_user:type_name -> waggle.cell.v1.CreateUser
 	6,  // 5: waggle.cell.v1.Command.login_device:type_name -> waggle.cell.v1.LoginDevice
-	7,  // 6: waggle.cell.v1.Command.logout_device:type_name -> waggle.cell.v1.LogoutDevice
-	8,  // 7: waggle.cell.v1.Command.raise_authority:type_name -> waggle.cell.v1.RaiseAuthority
-	9,  // 8: waggle.cell.v1.Command.confirm_updates:type_name -> waggle.cell.v1.ConfirmUpdates
-	11, // 9: waggle.cell.v1.Command.mark_thread:type_name -> waggle.cell.v1.MarkThread
-	12, // 10: waggle.cell.v1.Command.take_channel_rows:type_name -> waggle.cell.v1.ChannelRows
-	13, // 11: waggle.cell.v1.Command.trim_channel:type_name -> waggle.cell.v1.TrimChannel
-	14, // 12: waggle.cell.v1.Command.grant_host:type_name -> waggle.cell.v1.GrantHost
-	15, // 13: waggle.cell.v1.Command.set_rules:type_name -> waggle.cell.v1.SetRules
-	17, // 14: waggle.cell.v1.AppendMessage.text:type_name -> waggle.cell.v1.TextBody
-	10, // 15: waggle.cell.v1.ConfirmUpdates.marks:type_name -> waggle.cell.v1.DeviceMark
-	18, // 16: waggle.cell.v1.ChannelRows.rows:type_name -> waggle.cell.v1.ChannelRow
-	17, // [17:17] is the sub-list for method output_type
-	17, // [17:17] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	8,  // 6: waggle.cell.v1.Command.logout_device:type_name -> waggle.cell.v1.LogoutDevice
+	9,  // 7: waggle.cell.v1.Command.raise_authority:type_name -> waggle.cell.v1.RaiseAuthority
+	10, // 8: waggle.cell.v1.Command.confirm_updates:type_name -> waggle.cell.v1.ConfirmUpdates
+	12, // 9: waggle.cell.v1.Command.mark_thread:type_name -> waggle.cell.v1.MarkThread
+	13, // 10: waggle.cell.v1.Command.take_channel_rows:type_name -> waggle.cell.v1.ChannelRows
+	14, // 11: waggle.cell.v1.Command.trim_channel:type_name -> waggle.cell.v1.TrimChannel
+	15, // 12: waggle.cell.v1.Command.grant_host:type_name -> waggle.cell.v1.GrantHost
+	16, // 13: waggle.cell.v1.Command.set_rules:type_name -> waggle.cell.v1.SetRules
+	7,  // 14: waggle.cell.v1.Command.refresh_device:type_name -> waggle.cell.v1.RefreshDevice
+	18, // 15: waggle.cell.v1.AppendMessage.text:type_name -> waggle.cell.v1.TextBody
+	11, // 16: waggle.cell.v1.ConfirmUpdates.marks:type_name -> waggle.cell.v1.DeviceMark
+	19, // 17: waggle.cell.v1.ChannelRows.rows:type_name -> waggle.cell.v1.ChannelRow
+	18, // [18:18] is the sub-list for method output_type
+	18, // [18:18] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_proto_cell_command_proto_init() }
@@ -1482,6 +1603,7 @@ func file_proto_cell_command_proto_init() {
 		(*Command_TrimChannel)(nil),
 		(*Command_GrantHost)(nil),
 		(*Command_SetRules)(nil),
+		(*Command_RefreshDevice)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1489,7 +1611,7 @@ func file_proto_cell_command_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_cell_command_proto_rawDesc), len(file_proto_cell_command_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -424,8 +424,12 @@ type Device struct {
 	Nonce         []byte                 `protobuf:"bytes,6,opt,name=nonce,proto3" json:"nonce,omitempty"`
 	Ended         bool                   `protobuf:"varint,7,opt,name=ended,proto3" json:"ended,omitempty"`
 	LoginPts      uint64                 `protobuf:"varint,8,opt,name=login_pts,json=loginPts,proto3" json:"login_pts,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	RefreshFamily []byte                 `protobuf:"bytes,9,opt,name=refresh_family,json=refreshFamily,proto3" json:"refresh_family,omitempty"`
+	// Successors given out for refresh_hash and not used yet, newest last.
+	NextHashes       [][]byte `protobuf:"bytes,10,rep,name=next_hashes,json=nextHashes,proto3" json:"next_hashes,omitempty"`
+	AuthorityVersion uint64   `protobuf:"varint,11,opt,name=authority_version,json=authorityVersion,proto3" json:"authority_version,omitempty"` // at the login
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Device) Reset() {
@@ -510,6 +514,27 @@ func (x *Device) GetEnded() bool {
 func (x *Device) GetLoginPts() uint64 {
 	if x != nil {
 		return x.LoginPts
+	}
+	return 0
+}
+
+func (x *Device) GetRefreshFamily() []byte {
+	if x != nil {
+		return x.RefreshFamily
+	}
+	return nil
+}
+
+func (x *Device) GetNextHashes() [][]byte {
+	if x != nil {
+		return x.NextHashes
+	}
+	return nil
+}
+
+func (x *Device) GetAuthorityVersion() uint64 {
+	if x != nil {
+		return x.AuthorityVersion
 	}
 	return 0
 }
@@ -1208,7 +1233,7 @@ const file_proto_cell_state_proto_rawDesc = "" +
 	"accountKey\x12\x1d\n" +
 	"\n" +
 	"created_ms\x18\x04 \x01(\x03R\tcreatedMs\x12'\n" +
-	"\x0fauthority_nonce\x18\x05 \x01(\fR\x0eauthorityNonce\"\xf7\x01\n" +
+	"\x0fauthority_nonce\x18\x05 \x01(\fR\x0eauthorityNonce\"\xec\x02\n" +
 	"\x06Device\x12%\n" +
 	"\x0esession_number\x18\x01 \x01(\x04R\rsessionNumber\x12!\n" +
 	"\frefresh_hash\x18\x02 \x01(\fR\vrefreshHash\x12#\n" +
@@ -1217,7 +1242,12 @@ const file_proto_cell_state_proto_rawDesc = "" +
 	"\bplatform\x18\x05 \x01(\tR\bplatform\x12\x14\n" +
 	"\x05nonce\x18\x06 \x01(\fR\x05nonce\x12\x14\n" +
 	"\x05ended\x18\a \x01(\bR\x05ended\x12\x1b\n" +
-	"\tlogin_pts\x18\b \x01(\x04R\bloginPts\"n\n" +
+	"\tlogin_pts\x18\b \x01(\x04R\bloginPts\x12%\n" +
+	"\x0erefresh_family\x18\t \x01(\fR\rrefreshFamily\x12\x1f\n" +
+	"\vnext_hashes\x18\n" +
+	" \x03(\fR\n" +
+	"nextHashes\x12+\n" +
+	"\x11authority_version\x18\v \x01(\x04R\x10authorityVersion\"n\n" +
 	"\tUpdateLog\x12 \n" +
 	"\vincarnation\x18\x01 \x01(\fR\vincarnation\x12\x18\n" +
 	"\atrimmed\x18\x02 \x01(\x04R\atrimmed\x12%\n" +

@@ -30,7 +30,8 @@ type LoginRequest struct {
 	Password      string                 `protobuf:"bytes,2,opt,name=password,proto3" json:"password,omitempty"`
 	Device        string                 `protobuf:"bytes,3,opt,name=device,proto3" json:"device,omitempty"` // empty: a new one
 	Platform      string                 `protobuf:"bytes,4,opt,name=platform,proto3" json:"platform,omitempty"`
-	Nonce         []byte                 `protobuf:"bytes,5,opt,name=nonce,proto3" json:"nonce,omitempty"` // the same nonce gives the same session again
+	Nonce         []byte                 `protobuf:"bytes,5,opt,name=nonce,proto3" json:"nonce,omitempty"`     // the same nonce gives the same session again
+	Address       string                 `protobuf:"bytes,6,opt,name=address,proto3" json:"address,omitempty"` // the client's, for limits; empty: exempt
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -98,6 +99,13 @@ func (x *LoginRequest) GetNonce() []byte {
 		return x.Nonce
 	}
 	return nil
+}
+
+func (x *LoginRequest) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
 }
 
 type LoginReply struct {
@@ -428,6 +436,638 @@ func (x *FindUserReply) GetName() string {
 	return ""
 }
 
+type SendCodeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Email         string                 `protobuf:"bytes,1,opt,name=email,proto3" json:"email,omitempty"`
+	Address       string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"` // the client's, for limits; empty: exempt
+	Nonce         []byte                 `protobuf:"bytes,3,opt,name=nonce,proto3" json:"nonce,omitempty"`     // the same nonce may ask again at once
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SendCodeRequest) Reset() {
+	*x = SendCodeRequest{}
+	mi := &file_proto_control_control_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SendCodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SendCodeRequest) ProtoMessage() {}
+
+func (x *SendCodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SendCodeRequest.ProtoReflect.Descriptor instead.
+func (*SendCodeRequest) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *SendCodeRequest) GetEmail() string {
+	if x != nil {
+		return x.Email
+	}
+	return ""
+}
+
+func (x *SendCodeRequest) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *SendCodeRequest) GetNonce() []byte {
+	if x != nil {
+		return x.Nonce
+	}
+	return nil
+}
+
+type SendCodeReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Email         string                 `protobuf:"bytes,1,opt,name=email,proto3" json:"email,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SendCodeReply) Reset() {
+	*x = SendCodeReply{}
+	mi := &file_proto_control_control_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SendCodeReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SendCodeReply) ProtoMessage() {}
+
+func (x *SendCodeReply) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SendCodeReply.ProtoReflect.Descriptor instead.
+func (*SendCodeReply) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *SendCodeReply) GetEmail() string {
+	if x != nil {
+		return x.Email
+	}
+	return ""
+}
+
+type RegisterRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Password      string                 `protobuf:"bytes,2,opt,name=password,proto3" json:"password,omitempty"`
+	Email         string                 `protobuf:"bytes,3,opt,name=email,proto3" json:"email,omitempty"`
+	Code          string                 `protobuf:"bytes,4,opt,name=code,proto3" json:"code,omitempty"`
+	Address       string                 `protobuf:"bytes,5,opt,name=address,proto3" json:"address,omitempty"` // the client's, for limits; empty: exempt
+	Nonce         []byte                 `protobuf:"bytes,6,opt,name=nonce,proto3" json:"nonce,omitempty"`     // 16 bytes: the same nonce makes the same account again
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RegisterRequest) Reset() {
+	*x = RegisterRequest{}
+	mi := &file_proto_control_control_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegisterRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegisterRequest) ProtoMessage() {}
+
+func (x *RegisterRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegisterRequest.ProtoReflect.Descriptor instead.
+func (*RegisterRequest) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *RegisterRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RegisterRequest) GetPassword() string {
+	if x != nil {
+		return x.Password
+	}
+	return ""
+}
+
+func (x *RegisterRequest) GetEmail() string {
+	if x != nil {
+		return x.Email
+	}
+	return ""
+}
+
+func (x *RegisterRequest) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *RegisterRequest) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *RegisterRequest) GetNonce() []byte {
+	if x != nil {
+		return x.Nonce
+	}
+	return nil
+}
+
+type RegisterReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Email         string                 `protobuf:"bytes,3,opt,name=email,proto3" json:"email,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RegisterReply) Reset() {
+	*x = RegisterReply{}
+	mi := &file_proto_control_control_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegisterReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegisterReply) ProtoMessage() {}
+
+func (x *RegisterReply) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegisterReply.ProtoReflect.Descriptor instead.
+func (*RegisterReply) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *RegisterReply) GetUser() uint64 {
+	if x != nil {
+		return x.User
+	}
+	return 0
+}
+
+func (x *RegisterReply) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RegisterReply) GetEmail() string {
+	if x != nil {
+		return x.Email
+	}
+	return ""
+}
+
+type CheckAccountRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Email         string                 `protobuf:"bytes,2,opt,name=email,proto3" json:"email,omitempty"`
+	Address       string                 `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"` // the client's, for limits; empty: exempt
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckAccountRequest) Reset() {
+	*x = CheckAccountRequest{}
+	mi := &file_proto_control_control_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckAccountRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckAccountRequest) ProtoMessage() {}
+
+func (x *CheckAccountRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckAccountRequest.ProtoReflect.Descriptor instead.
+func (*CheckAccountRequest) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *CheckAccountRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CheckAccountRequest) GetEmail() string {
+	if x != nil {
+		return x.Email
+	}
+	return ""
+}
+
+func (x *CheckAccountRequest) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+type CheckAccountReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Email         string                 `protobuf:"bytes,2,opt,name=email,proto3" json:"email,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckAccountReply) Reset() {
+	*x = CheckAccountReply{}
+	mi := &file_proto_control_control_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckAccountReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckAccountReply) ProtoMessage() {}
+
+func (x *CheckAccountReply) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckAccountReply.ProtoReflect.Descriptor instead.
+func (*CheckAccountReply) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *CheckAccountReply) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CheckAccountReply) GetEmail() string {
+	if x != nil {
+		return x.Email
+	}
+	return ""
+}
+
+type ResetPasswordRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Email         string                 `protobuf:"bytes,2,opt,name=email,proto3" json:"email,omitempty"`
+	Password      string                 `protobuf:"bytes,3,opt,name=password,proto3" json:"password,omitempty"`
+	Code          string                 `protobuf:"bytes,4,opt,name=code,proto3" json:"code,omitempty"`
+	Address       string                 `protobuf:"bytes,5,opt,name=address,proto3" json:"address,omitempty"` // the client's, for limits; empty: exempt
+	Nonce         []byte                 `protobuf:"bytes,6,opt,name=nonce,proto3" json:"nonce,omitempty"`     // 16 bytes: repeating it resets once
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResetPasswordRequest) Reset() {
+	*x = ResetPasswordRequest{}
+	mi := &file_proto_control_control_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResetPasswordRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResetPasswordRequest) ProtoMessage() {}
+
+func (x *ResetPasswordRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResetPasswordRequest.ProtoReflect.Descriptor instead.
+func (*ResetPasswordRequest) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ResetPasswordRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ResetPasswordRequest) GetEmail() string {
+	if x != nil {
+		return x.Email
+	}
+	return ""
+}
+
+func (x *ResetPasswordRequest) GetPassword() string {
+	if x != nil {
+		return x.Password
+	}
+	return ""
+}
+
+func (x *ResetPasswordRequest) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *ResetPasswordRequest) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *ResetPasswordRequest) GetNonce() []byte {
+	if x != nil {
+		return x.Nonce
+	}
+	return nil
+}
+
+type ResetPasswordReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Email         string                 `protobuf:"bytes,3,opt,name=email,proto3" json:"email,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResetPasswordReply) Reset() {
+	*x = ResetPasswordReply{}
+	mi := &file_proto_control_control_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResetPasswordReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResetPasswordReply) ProtoMessage() {}
+
+func (x *ResetPasswordReply) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResetPasswordReply.ProtoReflect.Descriptor instead.
+func (*ResetPasswordReply) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ResetPasswordReply) GetUser() uint64 {
+	if x != nil {
+		return x.User
+	}
+	return 0
+}
+
+func (x *ResetPasswordReply) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ResetPasswordReply) GetEmail() string {
+	if x != nil {
+		return x.Email
+	}
+	return ""
+}
+
+type RefreshRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RefreshToken  string                 `protobuf:"bytes,1,opt,name=refresh_token,json=refreshToken,proto3" json:"refresh_token,omitempty"`
+	Address       string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"` // the client's, for limits; empty: exempt
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefreshRequest) Reset() {
+	*x = RefreshRequest{}
+	mi := &file_proto_control_control_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefreshRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefreshRequest) ProtoMessage() {}
+
+func (x *RefreshRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefreshRequest.ProtoReflect.Descriptor instead.
+func (*RefreshRequest) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *RefreshRequest) GetRefreshToken() string {
+	if x != nil {
+		return x.RefreshToken
+	}
+	return ""
+}
+
+func (x *RefreshRequest) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+type RefreshReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"`
+	Token         string                 `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
+	ExpiresMs     int64                  `protobuf:"varint,3,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"`
+	RefreshToken  string                 `protobuf:"bytes,4,opt,name=refresh_token,json=refreshToken,proto3" json:"refresh_token,omitempty"`
+	Device        string                 `protobuf:"bytes,5,opt,name=device,proto3" json:"device,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefreshReply) Reset() {
+	*x = RefreshReply{}
+	mi := &file_proto_control_control_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefreshReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefreshReply) ProtoMessage() {}
+
+func (x *RefreshReply) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefreshReply.ProtoReflect.Descriptor instead.
+func (*RefreshReply) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *RefreshReply) GetUser() uint64 {
+	if x != nil {
+		return x.User
+	}
+	return 0
+}
+
+func (x *RefreshReply) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *RefreshReply) GetExpiresMs() int64 {
+	if x != nil {
+		return x.ExpiresMs
+	}
+	return 0
+}
+
+func (x *RefreshReply) GetRefreshToken() string {
+	if x != nil {
+		return x.RefreshToken
+	}
+	return ""
+}
+
+func (x *RefreshReply) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
 type StatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -436,7 +1076,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_proto_control_control_proto_msgTypes[7]
+	mi := &file_proto_control_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -448,7 +1088,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[7]
+	mi := &file_proto_control_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -461,7 +1101,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{7}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{17}
 }
 
 type StatusReply struct {
@@ -481,7 +1121,7 @@ type StatusReply struct {
 
 func (x *StatusReply) Reset() {
 	*x = StatusReply{}
-	mi := &file_proto_control_control_proto_msgTypes[8]
+	mi := &file_proto_control_control_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -493,7 +1133,7 @@ func (x *StatusReply) String() string {
 func (*StatusReply) ProtoMessage() {}
 
 func (x *StatusReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[8]
+	mi := &file_proto_control_control_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -506,7 +1146,7 @@ func (x *StatusReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusReply.ProtoReflect.Descriptor instead.
 func (*StatusReply) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{8}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *StatusReply) GetMode() string {
@@ -580,7 +1220,7 @@ type ListCellsRequest struct {
 
 func (x *ListCellsRequest) Reset() {
 	*x = ListCellsRequest{}
-	mi := &file_proto_control_control_proto_msgTypes[9]
+	mi := &file_proto_control_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -592,7 +1232,7 @@ func (x *ListCellsRequest) String() string {
 func (*ListCellsRequest) ProtoMessage() {}
 
 func (x *ListCellsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[9]
+	mi := &file_proto_control_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -605,7 +1245,7 @@ func (x *ListCellsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCellsRequest.ProtoReflect.Descriptor instead.
 func (*ListCellsRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{9}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{19}
 }
 
 type ListCellsReply struct {
@@ -617,7 +1257,7 @@ type ListCellsReply struct {
 
 func (x *ListCellsReply) Reset() {
 	*x = ListCellsReply{}
-	mi := &file_proto_control_control_proto_msgTypes[10]
+	mi := &file_proto_control_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -629,7 +1269,7 @@ func (x *ListCellsReply) String() string {
 func (*ListCellsReply) ProtoMessage() {}
 
 func (x *ListCellsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[10]
+	mi := &file_proto_control_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -642,7 +1282,7 @@ func (x *ListCellsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCellsReply.ProtoReflect.Descriptor instead.
 func (*ListCellsReply) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{10}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListCellsReply) GetCells() []*CellStatus {
@@ -666,7 +1306,7 @@ type CellStatus struct {
 
 func (x *CellStatus) Reset() {
 	*x = CellStatus{}
-	mi := &file_proto_control_control_proto_msgTypes[11]
+	mi := &file_proto_control_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -678,7 +1318,7 @@ func (x *CellStatus) String() string {
 func (*CellStatus) ProtoMessage() {}
 
 func (x *CellStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[11]
+	mi := &file_proto_control_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -691,7 +1331,7 @@ func (x *CellStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CellStatus.ProtoReflect.Descriptor instead.
 func (*CellStatus) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{11}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *CellStatus) GetCell() string {
@@ -745,7 +1385,7 @@ type AddCellRequest struct {
 
 func (x *AddCellRequest) Reset() {
 	*x = AddCellRequest{}
-	mi := &file_proto_control_control_proto_msgTypes[12]
+	mi := &file_proto_control_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -757,7 +1397,7 @@ func (x *AddCellRequest) String() string {
 func (*AddCellRequest) ProtoMessage() {}
 
 func (x *AddCellRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[12]
+	mi := &file_proto_control_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -770,7 +1410,7 @@ func (x *AddCellRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddCellRequest.ProtoReflect.Descriptor instead.
 func (*AddCellRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{12}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *AddCellRequest) GetCell() string {
@@ -789,7 +1429,7 @@ type AddCellReply struct {
 
 func (x *AddCellReply) Reset() {
 	*x = AddCellReply{}
-	mi := &file_proto_control_control_proto_msgTypes[13]
+	mi := &file_proto_control_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -801,7 +1441,7 @@ func (x *AddCellReply) String() string {
 func (*AddCellReply) ProtoMessage() {}
 
 func (x *AddCellReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[13]
+	mi := &file_proto_control_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -814,7 +1454,7 @@ func (x *AddCellReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddCellReply.ProtoReflect.Descriptor instead.
 func (*AddCellReply) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{13}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *AddCellReply) GetCell() *CellStatus {
@@ -832,7 +1472,7 @@ type ListNodesRequest struct {
 
 func (x *ListNodesRequest) Reset() {
 	*x = ListNodesRequest{}
-	mi := &file_proto_control_control_proto_msgTypes[14]
+	mi := &file_proto_control_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -844,7 +1484,7 @@ func (x *ListNodesRequest) String() string {
 func (*ListNodesRequest) ProtoMessage() {}
 
 func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[14]
+	mi := &file_proto_control_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -857,7 +1497,7 @@ func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesRequest.ProtoReflect.Descriptor instead.
 func (*ListNodesRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{14}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{24}
 }
 
 type ListNodesReply struct {
@@ -869,7 +1509,7 @@ type ListNodesReply struct {
 
 func (x *ListNodesReply) Reset() {
 	*x = ListNodesReply{}
-	mi := &file_proto_control_control_proto_msgTypes[15]
+	mi := &file_proto_control_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -881,7 +1521,7 @@ func (x *ListNodesReply) String() string {
 func (*ListNodesReply) ProtoMessage() {}
 
 func (x *ListNodesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[15]
+	mi := &file_proto_control_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -894,7 +1534,7 @@ func (x *ListNodesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesReply.ProtoReflect.Descriptor instead.
 func (*ListNodesReply) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{15}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ListNodesReply) GetNodes() []*NodeStatus {
@@ -923,7 +1563,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_proto_control_control_proto_msgTypes[16]
+	mi := &file_proto_control_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -935,7 +1575,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[16]
+	mi := &file_proto_control_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -948,7 +1588,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{16}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *NodeStatus) GetNode() string {
@@ -1036,7 +1676,7 @@ type ListEdgesRequest struct {
 
 func (x *ListEdgesRequest) Reset() {
 	*x = ListEdgesRequest{}
-	mi := &file_proto_control_control_proto_msgTypes[17]
+	mi := &file_proto_control_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1048,7 +1688,7 @@ func (x *ListEdgesRequest) String() string {
 func (*ListEdgesRequest) ProtoMessage() {}
 
 func (x *ListEdgesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[17]
+	mi := &file_proto_control_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1061,7 +1701,7 @@ func (x *ListEdgesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEdgesRequest.ProtoReflect.Descriptor instead.
 func (*ListEdgesRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{17}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{27}
 }
 
 type ListEdgesReply struct {
@@ -1073,7 +1713,7 @@ type ListEdgesReply struct {
 
 func (x *ListEdgesReply) Reset() {
 	*x = ListEdgesReply{}
-	mi := &file_proto_control_control_proto_msgTypes[18]
+	mi := &file_proto_control_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1085,7 +1725,7 @@ func (x *ListEdgesReply) String() string {
 func (*ListEdgesReply) ProtoMessage() {}
 
 func (x *ListEdgesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[18]
+	mi := &file_proto_control_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1098,7 +1738,7 @@ func (x *ListEdgesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEdgesReply.ProtoReflect.Descriptor instead.
 func (*ListEdgesReply) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{18}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListEdgesReply) GetEdges() []*EdgeStatus {
@@ -1123,7 +1763,7 @@ type EdgeStatus struct {
 
 func (x *EdgeStatus) Reset() {
 	*x = EdgeStatus{}
-	mi := &file_proto_control_control_proto_msgTypes[19]
+	mi := &file_proto_control_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1135,7 +1775,7 @@ func (x *EdgeStatus) String() string {
 func (*EdgeStatus) ProtoMessage() {}
 
 func (x *EdgeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[19]
+	mi := &file_proto_control_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1148,7 +1788,7 @@ func (x *EdgeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EdgeStatus.ProtoReflect.Descriptor instead.
 func (*EdgeStatus) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{19}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *EdgeStatus) GetEdge() string {
@@ -1208,7 +1848,7 @@ type ListRangesRequest struct {
 
 func (x *ListRangesRequest) Reset() {
 	*x = ListRangesRequest{}
-	mi := &file_proto_control_control_proto_msgTypes[20]
+	mi := &file_proto_control_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1220,7 +1860,7 @@ func (x *ListRangesRequest) String() string {
 func (*ListRangesRequest) ProtoMessage() {}
 
 func (x *ListRangesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[20]
+	mi := &file_proto_control_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1233,7 +1873,7 @@ func (x *ListRangesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRangesRequest.ProtoReflect.Descriptor instead.
 func (*ListRangesRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{20}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{30}
 }
 
 type ListRangesReply struct {
@@ -1245,7 +1885,7 @@ type ListRangesReply struct {
 
 func (x *ListRangesReply) Reset() {
 	*x = ListRangesReply{}
-	mi := &file_proto_control_control_proto_msgTypes[21]
+	mi := &file_proto_control_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1257,7 +1897,7 @@ func (x *ListRangesReply) String() string {
 func (*ListRangesReply) ProtoMessage() {}
 
 func (x *ListRangesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[21]
+	mi := &file_proto_control_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1270,7 +1910,7 @@ func (x *ListRangesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRangesReply.ProtoReflect.Descriptor instead.
 func (*ListRangesReply) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{21}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListRangesReply) GetRanges() []*RangeStatus {
@@ -1300,7 +1940,7 @@ type RangeStatus struct {
 
 func (x *RangeStatus) Reset() {
 	*x = RangeStatus{}
-	mi := &file_proto_control_control_proto_msgTypes[22]
+	mi := &file_proto_control_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1312,7 +1952,7 @@ func (x *RangeStatus) String() string {
 func (*RangeStatus) ProtoMessage() {}
 
 func (x *RangeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[22]
+	mi := &file_proto_control_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1325,7 +1965,7 @@ func (x *RangeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangeStatus.ProtoReflect.Descriptor instead.
 func (*RangeStatus) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{22}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RangeStatus) GetRange() uint64 {
@@ -1421,7 +2061,7 @@ type ShowUserRequest struct {
 
 func (x *ShowUserRequest) Reset() {
 	*x = ShowUserRequest{}
-	mi := &file_proto_control_control_proto_msgTypes[23]
+	mi := &file_proto_control_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1433,7 +2073,7 @@ func (x *ShowUserRequest) String() string {
 func (*ShowUserRequest) ProtoMessage() {}
 
 func (x *ShowUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[23]
+	mi := &file_proto_control_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1446,7 +2086,7 @@ func (x *ShowUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowUserRequest.ProtoReflect.Descriptor instead.
 func (*ShowUserRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{23}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ShowUserRequest) GetUser() string {
@@ -1476,7 +2116,7 @@ type ShowUserReply struct {
 
 func (x *ShowUserReply) Reset() {
 	*x = ShowUserReply{}
-	mi := &file_proto_control_control_proto_msgTypes[24]
+	mi := &file_proto_control_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1488,7 +2128,7 @@ func (x *ShowUserReply) String() string {
 func (*ShowUserReply) ProtoMessage() {}
 
 func (x *ShowUserReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[24]
+	mi := &file_proto_control_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1501,7 +2141,7 @@ func (x *ShowUserReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowUserReply.ProtoReflect.Descriptor instead.
 func (*ShowUserReply) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{24}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ShowUserReply) GetUser() uint64 {
@@ -1600,7 +2240,7 @@ type UserSession struct {
 
 func (x *UserSession) Reset() {
 	*x = UserSession{}
-	mi := &file_proto_control_control_proto_msgTypes[25]
+	mi := &file_proto_control_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1612,7 +2252,7 @@ func (x *UserSession) String() string {
 func (*UserSession) ProtoMessage() {}
 
 func (x *UserSession) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[25]
+	mi := &file_proto_control_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1625,7 +2265,7 @@ func (x *UserSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserSession.ProtoReflect.Descriptor instead.
 func (*UserSession) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{25}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *UserSession) GetDevice() string {
@@ -1669,7 +2309,7 @@ type UserDevice struct {
 
 func (x *UserDevice) Reset() {
 	*x = UserDevice{}
-	mi := &file_proto_control_control_proto_msgTypes[26]
+	mi := &file_proto_control_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1681,7 +2321,7 @@ func (x *UserDevice) String() string {
 func (*UserDevice) ProtoMessage() {}
 
 func (x *UserDevice) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[26]
+	mi := &file_proto_control_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1694,7 +2334,7 @@ func (x *UserDevice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserDevice.ProtoReflect.Descriptor instead.
 func (*UserDevice) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{26}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *UserDevice) GetDevice() string {
@@ -1745,7 +2385,7 @@ type AddAccountRequest struct {
 
 func (x *AddAccountRequest) Reset() {
 	*x = AddAccountRequest{}
-	mi := &file_proto_control_control_proto_msgTypes[27]
+	mi := &file_proto_control_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1757,7 +2397,7 @@ func (x *AddAccountRequest) String() string {
 func (*AddAccountRequest) ProtoMessage() {}
 
 func (x *AddAccountRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[27]
+	mi := &file_proto_control_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1770,7 +2410,7 @@ func (x *AddAccountRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddAccountRequest.ProtoReflect.Descriptor instead.
 func (*AddAccountRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{27}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *AddAccountRequest) GetName() string {
@@ -1823,7 +2463,7 @@ type AddAccountReply struct {
 
 func (x *AddAccountReply) Reset() {
 	*x = AddAccountReply{}
-	mi := &file_proto_control_control_proto_msgTypes[28]
+	mi := &file_proto_control_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1835,7 +2475,7 @@ func (x *AddAccountReply) String() string {
 func (*AddAccountReply) ProtoMessage() {}
 
 func (x *AddAccountReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[28]
+	mi := &file_proto_control_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1848,7 +2488,7 @@ func (x *AddAccountReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddAccountReply.ProtoReflect.Descriptor instead.
 func (*AddAccountReply) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{28}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *AddAccountReply) GetUser() uint64 {
@@ -1913,7 +2553,7 @@ type CellRecord struct {
 
 func (x *CellRecord) Reset() {
 	*x = CellRecord{}
-	mi := &file_proto_control_control_proto_msgTypes[29]
+	mi := &file_proto_control_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1925,7 +2565,7 @@ func (x *CellRecord) String() string {
 func (*CellRecord) ProtoMessage() {}
 
 func (x *CellRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[29]
+	mi := &file_proto_control_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1938,7 +2578,7 @@ func (x *CellRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CellRecord.ProtoReflect.Descriptor instead.
 func (*CellRecord) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{29}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *CellRecord) GetCell() string {
@@ -1996,7 +2636,7 @@ type NodeRecord struct {
 
 func (x *NodeRecord) Reset() {
 	*x = NodeRecord{}
-	mi := &file_proto_control_control_proto_msgTypes[30]
+	mi := &file_proto_control_control_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2008,7 +2648,7 @@ func (x *NodeRecord) String() string {
 func (*NodeRecord) ProtoMessage() {}
 
 func (x *NodeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[30]
+	mi := &file_proto_control_control_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2021,7 +2661,7 @@ func (x *NodeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeRecord.ProtoReflect.Descriptor instead.
 func (*NodeRecord) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{30}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *NodeRecord) GetNode() string {
@@ -2115,7 +2755,7 @@ type Load struct {
 
 func (x *Load) Reset() {
 	*x = Load{}
-	mi := &file_proto_control_control_proto_msgTypes[31]
+	mi := &file_proto_control_control_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2127,7 +2767,7 @@ func (x *Load) String() string {
 func (*Load) ProtoMessage() {}
 
 func (x *Load) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[31]
+	mi := &file_proto_control_control_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2140,7 +2780,7 @@ func (x *Load) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Load.ProtoReflect.Descriptor instead.
 func (*Load) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{31}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Load) GetSessions() uint64 {
@@ -2201,7 +2841,7 @@ type RangeRecord struct {
 
 func (x *RangeRecord) Reset() {
 	*x = RangeRecord{}
-	mi := &file_proto_control_control_proto_msgTypes[32]
+	mi := &file_proto_control_control_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2213,7 +2853,7 @@ func (x *RangeRecord) String() string {
 func (*RangeRecord) ProtoMessage() {}
 
 func (x *RangeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[32]
+	mi := &file_proto_control_control_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2226,7 +2866,7 @@ func (x *RangeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangeRecord.ProtoReflect.Descriptor instead.
 func (*RangeRecord) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{32}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RangeRecord) GetRange() uint64 {
@@ -2288,7 +2928,7 @@ type RangeReplica struct {
 
 func (x *RangeReplica) Reset() {
 	*x = RangeReplica{}
-	mi := &file_proto_control_control_proto_msgTypes[33]
+	mi := &file_proto_control_control_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2300,7 +2940,7 @@ func (x *RangeReplica) String() string {
 func (*RangeReplica) ProtoMessage() {}
 
 func (x *RangeReplica) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[33]
+	mi := &file_proto_control_control_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2313,7 +2953,7 @@ func (x *RangeReplica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangeReplica.ProtoReflect.Descriptor instead.
 func (*RangeReplica) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{33}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *RangeReplica) GetId() uint64 {
@@ -2341,7 +2981,7 @@ type KeyRecord struct {
 
 func (x *KeyRecord) Reset() {
 	*x = KeyRecord{}
-	mi := &file_proto_control_control_proto_msgTypes[34]
+	mi := &file_proto_control_control_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2353,7 +2993,7 @@ func (x *KeyRecord) String() string {
 func (*KeyRecord) ProtoMessage() {}
 
 func (x *KeyRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[34]
+	mi := &file_proto_control_control_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2366,7 +3006,7 @@ func (x *KeyRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyRecord.ProtoReflect.Descriptor instead.
 func (*KeyRecord) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{34}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *KeyRecord) GetKid() string {
@@ -2394,13 +3034,14 @@ var File_proto_control_control_proto protoreflect.FileDescriptor
 
 const file_proto_control_control_proto_rawDesc = "" +
 	"\n" +
-	"\x1bproto/control/control.proto\x12\x11waggle.control.v1\"\x88\x01\n" +
+	"\x1bproto/control/control.proto\x12\x11waggle.control.v1\"\xa2\x01\n" +
 	"\fLoginRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bpassword\x18\x02 \x01(\tR\bpassword\x12\x16\n" +
 	"\x06device\x18\x03 \x01(\tR\x06device\x12\x1a\n" +
 	"\bplatform\x18\x04 \x01(\tR\bplatform\x12\x14\n" +
-	"\x05nonce\x18\x05 \x01(\fR\x05nonce\"\xdc\x01\n" +
+	"\x05nonce\x18\x05 \x01(\fR\x05nonce\x12\x18\n" +
+	"\aaddress\x18\x06 \x01(\tR\aaddress\"\xdc\x01\n" +
 	"\n" +
 	"LoginReply\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x12\n" +
@@ -2422,7 +3063,52 @@ const file_proto_control_control_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"7\n" +
 	"\rFindUserReply\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"\x0f\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"W\n" +
+	"\x0fSendCodeRequest\x12\x14\n" +
+	"\x05email\x18\x01 \x01(\tR\x05email\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x14\n" +
+	"\x05nonce\x18\x03 \x01(\fR\x05nonce\"%\n" +
+	"\rSendCodeReply\x12\x14\n" +
+	"\x05email\x18\x01 \x01(\tR\x05email\"\x9b\x01\n" +
+	"\x0fRegisterRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\bpassword\x18\x02 \x01(\tR\bpassword\x12\x14\n" +
+	"\x05email\x18\x03 \x01(\tR\x05email\x12\x12\n" +
+	"\x04code\x18\x04 \x01(\tR\x04code\x12\x18\n" +
+	"\aaddress\x18\x05 \x01(\tR\aaddress\x12\x14\n" +
+	"\x05nonce\x18\x06 \x01(\fR\x05nonce\"M\n" +
+	"\rRegisterReply\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
+	"\x05email\x18\x03 \x01(\tR\x05email\"Y\n" +
+	"\x13CheckAccountRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05email\x18\x02 \x01(\tR\x05email\x12\x18\n" +
+	"\aaddress\x18\x03 \x01(\tR\aaddress\"=\n" +
+	"\x11CheckAccountReply\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05email\x18\x02 \x01(\tR\x05email\"\xa0\x01\n" +
+	"\x14ResetPasswordRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05email\x18\x02 \x01(\tR\x05email\x12\x1a\n" +
+	"\bpassword\x18\x03 \x01(\tR\bpassword\x12\x12\n" +
+	"\x04code\x18\x04 \x01(\tR\x04code\x12\x18\n" +
+	"\aaddress\x18\x05 \x01(\tR\aaddress\x12\x14\n" +
+	"\x05nonce\x18\x06 \x01(\fR\x05nonce\"R\n" +
+	"\x12ResetPasswordReply\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
+	"\x05email\x18\x03 \x01(\tR\x05email\"O\n" +
+	"\x0eRefreshRequest\x12#\n" +
+	"\rrefresh_token\x18\x01 \x01(\tR\frefreshToken\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\"\x94\x01\n" +
+	"\fRefreshReply\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x14\n" +
+	"\x05token\x18\x02 \x01(\tR\x05token\x12\x1d\n" +
+	"\n" +
+	"expires_ms\x18\x03 \x01(\x03R\texpiresMs\x12#\n" +
+	"\rrefresh_token\x18\x04 \x01(\tR\frefreshToken\x12\x16\n" +
+	"\x06device\x18\x05 \x01(\tR\x06device\"\x0f\n" +
 	"\rStatusRequest\"\xdc\x02\n" +
 	"\vStatusReply\x12\x12\n" +
 	"\x04mode\x18\x01 \x01(\tR\x04mode\x12\x18\n" +
@@ -2582,11 +3268,16 @@ const file_proto_control_control_proto_rawDesc = "" +
 	"\x03kid\x18\x01 \x01(\tR\x03kid\x12\x1d\n" +
 	"\n" +
 	"public_key\x18\x02 \x01(\fR\tpublicKey\x12\x19\n" +
-	"\badded_ms\x18\x03 \x01(\x03R\aaddedMs2\xf1\x01\n" +
+	"\badded_ms\x18\x03 \x01(\x03R\aaddedMs2\xa3\x05\n" +
 	"\bAccounts\x12G\n" +
 	"\x05Login\x12\x1f.waggle.control.v1.LoginRequest\x1a\x1d.waggle.control.v1.LoginReply\x12J\n" +
 	"\x06Logout\x12 .waggle.control.v1.LogoutRequest\x1a\x1e.waggle.control.v1.LogoutReply\x12P\n" +
-	"\bFindUser\x12\".waggle.control.v1.FindUserRequest\x1a .waggle.control.v1.FindUserReply2\xab\x05\n" +
+	"\bFindUser\x12\".waggle.control.v1.FindUserRequest\x1a .waggle.control.v1.FindUserReply\x12P\n" +
+	"\bSendCode\x12\".waggle.control.v1.SendCodeRequest\x1a .waggle.control.v1.SendCodeReply\x12P\n" +
+	"\bRegister\x12\".waggle.control.v1.RegisterRequest\x1a .waggle.control.v1.RegisterReply\x12\\\n" +
+	"\fCheckAccount\x12&.waggle.control.v1.CheckAccountRequest\x1a$.waggle.control.v1.CheckAccountReply\x12_\n" +
+	"\rResetPassword\x12'.waggle.control.v1.ResetPasswordRequest\x1a%.waggle.control.v1.ResetPasswordReply\x12M\n" +
+	"\aRefresh\x12!.waggle.control.v1.RefreshRequest\x1a\x1f.waggle.control.v1.RefreshReply2\xab\x05\n" +
 	"\bOperator\x12J\n" +
 	"\x06Status\x12 .waggle.control.v1.StatusRequest\x1a\x1e.waggle.control.v1.StatusReply\x12S\n" +
 	"\tListCells\x12#.waggle.control.v1.ListCellsRequest\x1a!.waggle.control.v1.ListCellsReply\x12M\n" +
@@ -2610,82 +3301,102 @@ func file_proto_control_control_proto_rawDescGZIP() []byte {
 	return file_proto_control_control_proto_rawDescData
 }
 
-var file_proto_control_control_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_proto_control_control_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_proto_control_control_proto_goTypes = []any{
-	(*LoginRequest)(nil),      // 0: waggle.control.v1.LoginRequest
-	(*LoginReply)(nil),        // 1: waggle.control.v1.LoginReply
-	(*EdgeAddress)(nil),       // 2: waggle.control.v1.EdgeAddress
-	(*LogoutRequest)(nil),     // 3: waggle.control.v1.LogoutRequest
-	(*LogoutReply)(nil),       // 4: waggle.control.v1.LogoutReply
-	(*FindUserRequest)(nil),   // 5: waggle.control.v1.FindUserRequest
-	(*FindUserReply)(nil),     // 6: waggle.control.v1.FindUserReply
-	(*StatusRequest)(nil),     // 7: waggle.control.v1.StatusRequest
-	(*StatusReply)(nil),       // 8: waggle.control.v1.StatusReply
-	(*ListCellsRequest)(nil),  // 9: waggle.control.v1.ListCellsRequest
-	(*ListCellsReply)(nil),    // 10: waggle.control.v1.ListCellsReply
-	(*CellStatus)(nil),        // 11: waggle.control.v1.CellStatus
-	(*AddCellRequest)(nil),    // 12: waggle.control.v1.AddCellRequest
-	(*AddCellReply)(nil),      // 13: waggle.control.v1.AddCellReply
-	(*ListNodesRequest)(nil),  // 14: waggle.control.v1.ListNodesRequest
-	(*ListNodesReply)(nil),    // 15: waggle.control.v1.ListNodesReply
-	(*NodeStatus)(nil),        // 16: waggle.control.v1.NodeStatus
-	(*ListEdgesRequest)(nil),  // 17: waggle.control.v1.ListEdgesRequest
-	(*ListEdgesReply)(nil),    // 18: waggle.control.v1.ListEdgesReply
-	(*EdgeStatus)(nil),        // 19: waggle.control.v1.EdgeStatus
-	(*ListRangesRequest)(nil), // 20: waggle.control.v1.ListRangesRequest
-	(*ListRangesReply)(nil),   // 21: waggle.control.v1.ListRangesReply
-	(*RangeStatus)(nil),       // 22: waggle.control.v1.RangeStatus
-	(*ShowUserRequest)(nil),   // 23: waggle.control.v1.ShowUserRequest
-	(*ShowUserReply)(nil),     // 24: waggle.control.v1.ShowUserReply
-	(*UserSession)(nil),       // 25: waggle.control.v1.UserSession
-	(*UserDevice)(nil),        // 26: waggle.control.v1.UserDevice
-	(*AddAccountRequest)(nil), // 27: waggle.control.v1.AddAccountRequest
-	(*AddAccountReply)(nil),   // 28: waggle.control.v1.AddAccountReply
-	(*CellRecord)(nil),        // 29: waggle.control.v1.CellRecord
-	(*NodeRecord)(nil),        // 30: waggle.control.v1.NodeRecord
-	(*Load)(nil),              // 31: waggle.control.v1.Load
-	(*RangeRecord)(nil),       // 32: waggle.control.v1.RangeRecord
-	(*RangeReplica)(nil),      // 33: waggle.control.v1.RangeReplica
-	(*KeyRecord)(nil),         // 34: waggle.control.v1.KeyRecord
+	(*LoginRequest)(nil),         // 0: waggle.control.v1.LoginRequest
+	(*LoginReply)(nil),           // 1: waggle.control.v1.LoginReply
+	(*EdgeAddress)(nil),          // 2: waggle.control.v1.EdgeAddress
+	(*LogoutRequest)(nil),        // 3: waggle.control.v1.LogoutRequest
+	(*LogoutReply)(nil),          // 4: waggle.control.v1.LogoutReply
+	(*FindUserRequest)(nil),      // 5: waggle.control.v1.FindUserRequest
+	(*FindUserReply)(nil),        // 6: waggle.control.v1.FindUserReply
+	(*SendCodeRequest)(nil),      // 7: waggle.control.v1.SendCodeRequest
+	(*SendCodeReply)(nil),        // 8: waggle.control.v1.SendCodeReply
+	(*RegisterRequest)(nil),      // 9: waggle.control.v1.RegisterRequest
+	(*RegisterReply)(nil),        // 10: waggle.control.v1.RegisterReply
+	(*CheckAccountRequest)(nil),  // 11: waggle.control.v1.CheckAccountRequest
+	(*CheckAccountReply)(nil),    // 12: waggle.control.v1.CheckAccountReply
+	(*ResetPasswordRequest)(nil), // 13: waggle.control.v1.ResetPasswordRequest
+	(*ResetPasswordReply)(nil),   // 14: waggle.control.v1.ResetPasswordReply
+	(*RefreshRequest)(nil),       // 15: waggle.control.v1.RefreshRequest
+	(*RefreshReply)(nil),         // 16: waggle.control.v1.RefreshReply
+	(*StatusRequest)(nil),        // 17: waggle.control.v1.StatusRequest
+	(*StatusReply)(nil),          // 18: waggle.control.v1.StatusReply
+	(*ListCellsRequest)(nil),     // 19: waggle.control.v1.ListCellsRequest
+	(*ListCellsReply)(nil),       // 20: waggle.control.v1.ListCellsReply
+	(*CellStatus)(nil),           // 21: waggle.control.v1.CellStatus
+	(*AddCellRequest)(nil),       // 22: waggle.control.v1.AddCellRequest
+	(*AddCellReply)(nil),         // 23: waggle.control.v1.AddCellReply
+	(*ListNodesRequest)(nil),     // 24: waggle.control.v1.ListNodesRequest
+	(*ListNodesReply)(nil),       // 25: waggle.control.v1.ListNodesReply
+	(*NodeStatus)(nil),           // 26: waggle.control.v1.NodeStatus
+	(*ListEdgesRequest)(nil),     // 27: waggle.control.v1.ListEdgesRequest
+	(*ListEdgesReply)(nil),       // 28: waggle.control.v1.ListEdgesReply
+	(*EdgeStatus)(nil),           // 29: waggle.control.v1.EdgeStatus
+	(*ListRangesRequest)(nil),    // 30: waggle.control.v1.ListRangesRequest
+	(*ListRangesReply)(nil),      // 31: waggle.control.v1.ListRangesReply
+	(*RangeStatus)(nil),          // 32: waggle.control.v1.RangeStatus
+	(*ShowUserRequest)(nil),      // 33: waggle.control.v1.ShowUserRequest
+	(*ShowUserReply)(nil),        // 34: waggle.control.v1.ShowUserReply
+	(*UserSession)(nil),          // 35: waggle.control.v1.UserSession
+	(*UserDevice)(nil),           // 36: waggle.control.v1.UserDevice
+	(*AddAccountRequest)(nil),    // 37: waggle.control.v1.AddAccountRequest
+	(*AddAccountReply)(nil),      // 38: waggle.control.v1.AddAccountReply
+	(*CellRecord)(nil),           // 39: waggle.control.v1.CellRecord
+	(*NodeRecord)(nil),           // 40: waggle.control.v1.NodeRecord
+	(*Load)(nil),                 // 41: waggle.control.v1.Load
+	(*RangeRecord)(nil),          // 42: waggle.control.v1.RangeRecord
+	(*RangeReplica)(nil),         // 43: waggle.control.v1.RangeReplica
+	(*KeyRecord)(nil),            // 44: waggle.control.v1.KeyRecord
 }
 var file_proto_control_control_proto_depIdxs = []int32{
 	2,  // 0: waggle.control.v1.LoginReply.edges:type_name -> waggle.control.v1.EdgeAddress
-	11, // 1: waggle.control.v1.StatusReply.cells:type_name -> waggle.control.v1.CellStatus
-	16, // 2: waggle.control.v1.StatusReply.nodes:type_name -> waggle.control.v1.NodeStatus
-	19, // 3: waggle.control.v1.StatusReply.edges:type_name -> waggle.control.v1.EdgeStatus
-	11, // 4: waggle.control.v1.ListCellsReply.cells:type_name -> waggle.control.v1.CellStatus
-	11, // 5: waggle.control.v1.AddCellReply.cell:type_name -> waggle.control.v1.CellStatus
-	16, // 6: waggle.control.v1.ListNodesReply.nodes:type_name -> waggle.control.v1.NodeStatus
-	19, // 7: waggle.control.v1.ListEdgesReply.edges:type_name -> waggle.control.v1.EdgeStatus
-	22, // 8: waggle.control.v1.ListRangesReply.ranges:type_name -> waggle.control.v1.RangeStatus
-	25, // 9: waggle.control.v1.ShowUserReply.sessions:type_name -> waggle.control.v1.UserSession
-	26, // 10: waggle.control.v1.ShowUserReply.devices:type_name -> waggle.control.v1.UserDevice
-	31, // 11: waggle.control.v1.NodeRecord.load:type_name -> waggle.control.v1.Load
-	33, // 12: waggle.control.v1.RangeRecord.replicas:type_name -> waggle.control.v1.RangeReplica
+	21, // 1: waggle.control.v1.StatusReply.cells:type_name -> waggle.control.v1.CellStatus
+	26, // 2: waggle.control.v1.StatusReply.nodes:type_name -> waggle.control.v1.NodeStatus
+	29, // 3: waggle.control.v1.StatusReply.edges:type_name -> waggle.control.v1.EdgeStatus
+	21, // 4: waggle.control.v1.ListCellsReply.cells:type_name -> waggle.control.v1.CellStatus
+	21, // 5: waggle.control.v1.AddCellReply.cell:type_name -> waggle.control.v1.CellStatus
+	26, // 6: waggle.control.v1.ListNodesReply.nodes:type_name -> waggle.control.v1.NodeStatus
+	29, // 7: waggle.control.v1.ListEdgesReply.edges:type_name -> waggle.control.v1.EdgeStatus
+	32, // 8: waggle.control.v1.ListRangesReply.ranges:type_name -> waggle.control.v1.RangeStatus
+	35, // 9: waggle.control.v1.ShowUserReply.sessions:type_name -> waggle.control.v1.UserSession
+	36, // 10: waggle.control.v1.ShowUserReply.devices:type_name -> waggle.control.v1.UserDevice
+	41, // 11: waggle.control.v1.NodeRecord.load:type_name -> waggle.control.v1.Load
+	43, // 12: waggle.control.v1.RangeRecord.replicas:type_name -> waggle.control.v1.RangeReplica
 	0,  // 13: waggle.control.v1.Accounts.Login:input_type -> waggle.control.v1.LoginRequest
 	3,  // 14: waggle.control.v1.Accounts.Logout:input_type -> waggle.control.v1.LogoutRequest
 	5,  // 15: waggle.control.v1.Accounts.FindUser:input_type -> waggle.control.v1.FindUserRequest
-	7,  // 16: waggle.control.v1.Operator.Status:input_type -> waggle.control.v1.StatusRequest
-	9,  // 17: waggle.control.v1.Operator.ListCells:input_type -> waggle.control.v1.ListCellsRequest
-	12, // 18: waggle.control.v1.Operator.AddCell:input_type -> waggle.control.v1.AddCellRequest
-	14, // 19: waggle.control.v1.Operator.ListNodes:input_type -> waggle.control.v1.ListNodesRequest
-	17, // 20: waggle.control.v1.Operator.ListEdges:input_type -> waggle.control.v1.ListEdgesRequest
-	20, // 21: waggle.control.v1.Operator.ListRanges:input_type -> waggle.control.v1.ListRangesRequest
-	23, // 22: waggle.control.v1.Operator.ShowUser:input_type -> waggle.control.v1.ShowUserRequest
-	27, // 23: waggle.control.v1.Operator.AddAccounts:input_type -> waggle.control.v1.AddAccountRequest
-	1,  // 24: waggle.control.v1.Accounts.Login:output_type -> waggle.control.v1.LoginReply
-	4,  // 25: waggle.control.v1.Accounts.Logout:output_type -> waggle.control.v1.LogoutReply
-	6,  // 26: waggle.control.v1.Accounts.FindUser:output_type -> waggle.control.v1.FindUserReply
-	8,  // 27: waggle.control.v1.Operator.Status:output_type -> waggle.control.v1.StatusReply
-	10, // 28: waggle.control.v1.Operator.ListCells:output_type -> waggle.control.v1.ListCellsReply
-	13, // 29: waggle.control.v1.Operator.AddCell:output_type -> waggle.control.v1.AddCellReply
-	15, // 30: waggle.control.v1.Operator.ListNodes:output_type -> waggle.control.v1.ListNodesReply
-	18, // 31: waggle.control.v1.Operator.ListEdges:output_type -> waggle.control.v1.ListEdgesReply
-	21, // 32: waggle.control.v1.Operator.ListRanges:output_type -> waggle.control.v1.ListRangesReply
-	24, // 33: waggle.control.v1.Operator.ShowUser:output_type -> waggle.control.v1.ShowUserReply
-	28, // 34: waggle.control.v1.Operator.AddAccounts:output_type -> waggle.control.v1.AddAccountReply
-	24, // [24:35] is the sub-list for method output_type
-	13, // [13:24] is the sub-list for method input_type
+	7,  // 16: waggle.control.v1.Accounts.SendCode:input_type -> waggle.control.v1.SendCodeRequest
+	9,  // 17: waggle.control.v1.Accounts.Register:input_type -> waggle.control.v1.RegisterRequest
+	11, // 18: waggle.control.v1.Accounts.CheckAccount:input_type -> waggle.control.v1.CheckAccountRequest
+	13, // 19: waggle.control.v1.Accounts.ResetPassword:input_type -> waggle.control.v1.ResetPasswordRequest
+	15, // 20: waggle.control.v1.Accounts.Refresh:input_type -> waggle.control.v1.RefreshRequest
+	17, // 21: waggle.control.v1.Operator.Status:input_type -> waggle.control.v1.StatusRequest
+	19, // 22: waggle.control.v1.Operator.ListCells:input_type -> waggle.control.v1.ListCellsRequest
+	22, // 23: waggle.control.v1.Operator.AddCell:input_type -> waggle.control.v1.AddCellRequest
+	24, // 24: waggle.control.v1.Operator.ListNodes:input_type -> waggle.control.v1.ListNodesRequest
+	27, // 25: waggle.control.v1.Operator.ListEdges:input_type -> waggle.control.v1.ListEdgesRequest
+	30, // 26: waggle.control.v1.Operator.ListRanges:input_type -> waggle.control.v1.ListRangesRequest
+	33, // 27: waggle.control.v1.Operator.ShowUser:input_type -> waggle.control.v1.ShowUserRequest
+	37, // 28: waggle.control.v1.Operator.AddAccounts:input_type -> waggle.control.v1.AddAccountRequest
+	1,  // 29: waggle.control.v1.Accounts.Login:output_type -> waggle.control.v1.LoginReply
+	4,  // 30: waggle.control.v1.Accounts.Logout:output_type -> waggle.control.v1.LogoutReply
+	6,  // 31: waggle.control.v1.Accounts.FindUser:output_type -> waggle.control.v1.FindUserReply
+	8,  // 32: waggle.control.v1.Accounts.SendCode:output_type -> waggle.control.v1.SendCodeReply
+	10, // 33: waggle.control.v1.Accounts.Register:output_type -> waggle.control.v1.RegisterReply
+	12, // 34: waggle.control.v1.Accounts.CheckAccount:output_type -> waggle.control.v1.CheckAccountReply
+	14, // 35: waggle.control.v1.Accounts.ResetPassword:output_type -> waggle.control.v1.ResetPasswordReply
+	16, // 36: waggle.control.v1.Accounts.Refresh:output_type -> waggle.control.v1.RefreshReply
+	18, // 37: waggle.control.v1.Operator.Status:output_type -> waggle.control.v1.StatusReply
+	20, // 38: waggle.control.v1.Operator.ListCells:output_type -> waggle.control.v1.ListCellsReply
+	23, // 39: waggle.control.v1.Operator.AddCell:output_type -> waggle.control.v1.AddCellReply
+	25, // 40: waggle.control.v1.Operator.ListNodes:output_type -> waggle.control.v1.ListNodesReply
+	28, // 41: waggle.control.v1.Operator.ListEdges:output_type -> waggle.control.v1.ListEdgesReply
+	31, // 42: waggle.control.v1.Operator.ListRanges:output_type -> waggle.control.v1.ListRangesReply
+	34, // 43: waggle.control.v1.Operator.ShowUser:output_type -> waggle.control.v1.ShowUserReply
+	38, // 44: waggle.control.v1.Operator.AddAccounts:output_type -> waggle.control.v1.AddAccountReply
+	29, // [29:45] is the sub-list for method output_type
+	13, // [13:29] is the sub-list for method input_type
 	13, // [13:13] is the sub-list for extension type_name
 	13, // [13:13] is the sub-list for extension extendee
 	0,  // [0:13] is the sub-list for field type_name
@@ -2702,7 +3413,7 @@ func file_proto_control_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_control_control_proto_rawDesc), len(file_proto_control_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   35,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -22,9 +22,14 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Accounts_Login_FullMethodName    = "/waggle.control.v1.Accounts/Login"
-	Accounts_Logout_FullMethodName   = "/waggle.control.v1.Accounts/Logout"
-	Accounts_FindUser_FullMethodName = "/waggle.control.v1.Accounts/FindUser"
+	Accounts_Login_FullMethodName         = "/waggle.control.v1.Accounts/Login"
+	Accounts_Logout_FullMethodName        = "/waggle.control.v1.Accounts/Logout"
+	Accounts_FindUser_FullMethodName      = "/waggle.control.v1.Accounts/FindUser"
+	Accounts_SendCode_FullMethodName      = "/waggle.control.v1.Accounts/SendCode"
+	Accounts_Register_FullMethodName      = "/waggle.control.v1.Accounts/Register"
+	Accounts_CheckAccount_FullMethodName  = "/waggle.control.v1.Accounts/CheckAccount"
+	Accounts_ResetPassword_FullMethodName = "/waggle.control.v1.Accounts/ResetPassword"
+	Accounts_Refresh_FullMethodName       = "/waggle.control.v1.Accounts/Refresh"
 )
 
 // AccountsClient is the client API for Accounts service.
@@ -37,6 +42,16 @@ type AccountsClient interface {
 	Logout(ctx context.Context, in *LogoutRequest, opts ...grpc.CallOption) (*LogoutReply, error)
 	// FindUser finds a user by exact name.
 	FindUser(ctx context.Context, in *FindUserRequest, opts ...grpc.CallOption) (*FindUserReply, error)
+	// SendCode mails a code, whether or not an account has the address.
+	SendCode(ctx context.Context, in *SendCodeRequest, opts ...grpc.CallOption) (*SendCodeReply, error)
+	// Register makes an account for an address shown by a code.
+	Register(ctx context.Context, in *RegisterRequest, opts ...grpc.CallOption) (*RegisterReply, error)
+	// CheckAccount tells whether an account has the name and the address.
+	CheckAccount(ctx context.Context, in *CheckAccountRequest, opts ...grpc.CallOption) (*CheckAccountReply, error)
+	// ResetPassword sets a password and ends every session of the account.
+	ResetPassword(ctx context.Context, in *ResetPasswordRequest, opts ...grpc.CallOption) (*ResetPasswordReply, error)
+	// Refresh gives a new token and rotates the refresh token.
+	Refresh(ctx context.Context, in *RefreshRequest, opts ...grpc.CallOption) (*RefreshReply, error)
 }
 
 type accountsClient struct {
@@ -77,6 +92,56 @@ func (c *accountsClient) FindUser(ctx context.Context, in *FindUserRequest, opts
 	return out, nil
 }
 
+func (c *accountsClient) SendCode(ctx context.Context, in *SendCodeRequest, opts ...grpc.CallOption) (*SendCodeReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SendCodeReply)
+	err := c.cc.Invoke(ctx, Accounts_SendCode_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *accountsClient) Register(ctx context.Context, in *RegisterRequest, opts ...grpc.CallOption) (*RegisterReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RegisterReply)
+	err := c.cc.Invoke(ctx, Accounts_Register_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *accountsClient) CheckAccount(ctx context.Context, in *CheckAccountRequest, opts ...grpc.CallOption) (*CheckAccountReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CheckAccountReply)
+	err := c.cc.Invoke(ctx, Accounts_CheckAccount_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *accountsClient) ResetPassword(ctx context.Context, in *ResetPasswordRequest, opts ...grpc.CallOption) (*ResetPasswordReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ResetPasswordReply)
+	err := c.cc.Invoke(ctx, Accounts_ResetPassword_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *accountsClient) Refresh(ctx context.Context, in *RefreshRequest, opts ...grpc.CallOption) (*RefreshReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RefreshReply)
+	err := c.cc.Invoke(ctx, Accounts_Refresh_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AccountsServer is the server API for Accounts service.
 // All implementations must embed UnimplementedAccountsServer
 // for forward compatibility.
@@ -87,6 +152,16 @@ type AccountsServer interface {
 	Logout(context.Context, *LogoutRequest) (*LogoutReply, error)
 	// FindUser finds a user by exact name.
 	FindUser(context.Context, *FindUserRequest) (*FindUserReply, error)
+	// SendCode mails a code, whether or not an account has the address.
+	SendCode(context.Context, *SendCodeRequest) (*SendCodeReply, error)
+	// Register makes an account for an address shown by a code.
+	Register(context.Context, *RegisterRequest) (*RegisterReply, error)
+	// CheckAccount tells whether an account has the name and the address.
+	CheckAccount(context.Context, *CheckAccountRequest) (*CheckAccountReply, error)
+	// ResetPassword sets a password and ends every session of the account.
+	ResetPassword(context.Context, *ResetPasswordRequest) (*ResetPasswordReply, error)
+	// Refresh gives a new token and rotates the refresh token.
+	Refresh(context.Context, *RefreshRequest) (*RefreshReply, error)
 	mustEmbedUnimplementedAccountsServer()
 }
 
@@ -105,6 +180,21 @@ func (UnimplementedAccountsServer) Logout(context.Context, *LogoutRequest) (*Log
 }
 func (UnimplementedAccountsServer) FindUser(context.Context, *FindUserRequest) (*FindUserReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method FindUser not implemented")
+}
+func (UnimplementedAccountsServer) SendCode(context.Context, *SendCodeRequest) (*SendCodeReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method SendCode not implemented")
+}
+func (UnimplementedAccountsServer) Register(context.Context, *RegisterRequest) (*RegisterReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Register not implemented")
+}
+func (UnimplementedAccountsServer) CheckAccount(context.Context, *CheckAccountRequest) (*CheckAccountReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method CheckAccount not implemented")
+}
+func (UnimplementedAccountsServer) ResetPassword(context.Context, *ResetPasswordRequest) (*ResetPasswordReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method ResetPassword not implemented")
+}
+func (UnimplementedAccountsServer) Refresh(context.Context, *RefreshRequest) (*RefreshReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Refresh not implemented")
 }
 func (UnimplementedAccountsServer) mustEmbedUnimplementedAccountsServer() {}
 func (UnimplementedAccountsServer) testEmbeddedByValue()                  {}
@@ -181,6 +271,96 @@ func _Accounts_FindUser_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Accounts_SendCode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SendCodeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccountsServer).SendCode(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Accounts_SendCode_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccountsServer).SendCode(ctx, req.(*SendCodeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Accounts_Register_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RegisterRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccountsServer).Register(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Accounts_Register_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccountsServer).Register(ctx, req.(*RegisterRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Accounts_CheckAccount_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CheckAccountRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccountsServer).CheckAccount(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Accounts_CheckAccount_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccountsServer).CheckAccount(ctx, req.(*CheckAccountRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Accounts_ResetPassword_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ResetPasswordRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccountsServer).ResetPassword(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Accounts_ResetPassword_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccountsServer).ResetPassword(ctx, req.(*ResetPasswordRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Accounts_Refresh_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RefreshRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccountsServer).Refresh(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Accounts_Refresh_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccountsServer).Refresh(ctx, req.(*RefreshRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Accounts_ServiceDesc is the grpc.ServiceDesc for Accounts service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -199,6 +379,26 @@ var Accounts_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "FindUser",
 			Handler:    _Accounts_FindUser_Handler,
+		},
+		{
+			MethodName: "SendCode",
+			Handler:    _Accounts_SendCode_Handler,
+		},
+		{
+			MethodName: "Register",
+			Handler:    _Accounts_Register_Handler,
+		},
+		{
+			MethodName: "CheckAccount",
+			Handler:    _Accounts_CheckAccount_Handler,
+		},
+		{
+			MethodName: "ResetPassword",
+			Handler:    _Accounts_ResetPassword_Handler,
+		},
+		{
+			MethodName: "Refresh",
+			Handler:    _Accounts_Refresh_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -54,8 +54,8 @@ func (n *Node) truncate() {
 	})
 }
 
-// cutEntriesMin is the least worth a cut while a group is busy: each costs a
-// range tombstone.
+// cutEntriesMin is the least worth a cut while a group is busy, unless the log
+// is large: each costs a range tombstone.
 const cutEntriesMin = 64
 
 // cutPoint is up to where g's log is not needed any more.
@@ -75,7 +75,8 @@ func (n *Node) cutPoint(g *group) (place, bool) {
 	default:
 		return place{}, false
 	}
-	if to.index <= g.store.truncated.index || !g.quiet && to.index-g.store.truncated.index < cutEntriesMin {
+	few := to.index-g.store.truncated.index < cutEntriesMin && g.store.bytes <= n.cfg.LogKeepBytes
+	if to.index <= g.store.truncated.index || !g.quiet && few {
 		return place{}, false
 	}
 	term, err := g.store.Term(to.index)

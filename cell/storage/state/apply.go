@@ -88,6 +88,8 @@ func (m *Machine) applyCommand(term uint64, entry *cellpb.Entry, c *cellpb.Comma
 		return m.logoutDevice(body.LogoutDevice)
 	case *cellpb.Command_RaiseAuthority:
 		return m.raiseAuthority(body.RaiseAuthority)
+	case *cellpb.Command_RefreshDevice:
+		return m.refreshDevice(body.RefreshDevice)
 	case *cellpb.Command_ConfirmUpdates:
 		return m.confirmUpdates(body.ConfirmUpdates)
 	case *cellpb.Command_MarkThread:
@@ -191,7 +193,8 @@ func (m *Machine) checkAfter(thread proto.ThreadID, from proto.EntityID, now tim
 	if after.Time().Before(now.Add(-proto.ClientMsgIDPast)) {
 		return nil // forgotten by now, whatever became of it
 	}
-	if !m.get(engine.SentKey(thread.Owner(), after, from), new(cellpb.SentRow)) {
+	row := new(cellpb.SentRow)
+	if !m.get(engine.SentKey(thread.Owner(), after, from), row) || row.Thread != c.Thread {
 		return refusef(proto.CodeAfterUnknown, "the previous message %s has not arrived yet", after)
 	}
 	return nil

@@ -118,7 +118,7 @@ func TestChannelNumbersOutliveTrimmingAndRestart(t *testing.T) {
 		t.Errorf("after trimming: %v", rows)
 	}
 	wantCounted(t, trim(3), 3)
-	b.restart(true)
+	b.restart(false)
 	wantCode(t, b.send(thread, mine, b.id(0)), proto.CodeOK)
 	if rows := b.channelRows(2, 0, 10); len(rows) != 1 || rows[0].Number != 4 {
 		t.Errorf("after trimming all and restarting: %v", rows)

@@ -116,6 +116,7 @@ func (m *Machine) loginDevice(c *cellpb.LoginDevice) *cellpb.Result {
 	}
 	d.SessionNumber++
 	d.RefreshHash, d.Platform, d.Nonce, d.Ended = c.RefreshHash, c.Platform, c.Nonce, false
+	d.RefreshFamily, d.NextHashes, d.AuthorityVersion = c.RefreshFamily, nil, profile.AuthorityVersion
 	d.LoginMs, d.LoginPts = m.state.TimeMs, uint64(u.pts)
 	m.put(key, d)
 	return done(false)

@@ -168,14 +168,14 @@ func TestUpdateLogIsTrimmedToWhatEveryDeviceHas(t *testing.T) {
 	}
 	wantCode(t, b.do(confirm(thread.Low, "tablet", n-10)), proto.CodeOK)
 	const trimmed = n - 10 - updatesKept
-	for range 2 {
+	for _, crash := range []bool{false, true, false} {
 		if r := ask(trimmed - 1); !r.Trimmed || r.Pts != n {
 			t.Errorf("after %d: trimmed %v, newest %d", trimmed-1, r.Trimmed, r.Pts)
 		}
 		if r := ask(trimmed); r.Trimmed || len(r.Updates) != 1 || r.Updates[0].Pts != trimmed+1 {
 			t.Errorf("after %d: %v", trimmed, r)
 		}
-		b.restart(true)
+		b.restart(crash)
 	}
 	if r := ask(n + 1); !r.Trimmed {
 		t.Error("a place beyond the end was accepted")
