@@ -51,7 +51,7 @@ const (
 	CodeForbidden      Code = 23 // not allowed for this caller
 	CodeCorrupt        Code = 24 // stored data failed its checksum
 
-	CodeWrongCode      Code = 25 // no mailed code, a wrong one, or one used up
+	CodeWrongCode Code = 25 // no mailed code, a wrong one, or one used up
 
 	CodeOverloaded   Code = 40 // a queue is full
 	CodeAfterUnknown Code = 41 // the named previous send is not known yet
