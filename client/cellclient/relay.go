@@ -42,7 +42,8 @@ type Relay struct {
 
 	mu      sync.Mutex // guards the fields below
 	streams map[proto.NodeID]*relayStream
-	waiting map[*relayCall]struct{} // between two attempts
+	waiting map[*relayCall]struct{}        // between two attempts
+	looking map[proto.RangeID][]*relayCall // waiting for the range's host to be found
 	closed  bool
 }
 
@@ -57,6 +58,7 @@ func NewRelay(self proto.NodeID, dialer *Dialer, locator *Locator, local LocalHo
 	r := &Relay{
 		self: self, dialer: dialer, locator: locator, local: local,
 		streams: map[proto.NodeID]*relayStream{}, waiting: map[*relayCall]struct{}{},
+		looking: map[proto.RangeID][]*relayCall{},
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	return r
@@ -119,36 +121,57 @@ func (r *Relay) Close() {
 
 func errRelayClosed() error { return proto.Errorf(proto.CodeUnavailable, "shutting down") }
 
-// attempt sends the call to the host as far as known, and looks for the host
-// otherwise.
+// attempt sends the call to the host as far as known, and has the host looked
+// for otherwise. Calls that wait for the same look-up go on in the order they
+// came.
 func (r *Relay) attempt(c *relayCall) {
-	if target, ok := r.locator.Cached(c.rng); ok {
+	r.mu.Lock()
+	if calls, looking := r.looking[c.rng]; looking {
+		r.looking[c.rng] = append(calls, c)
+		r.mu.Unlock()
+		return
+	}
+	target, ok := r.locator.Cached(c.rng)
+	if ok {
+		r.mu.Unlock()
 		r.sendTo(target, c)
 		return
 	}
-	if !r.spawn(func() {
-		ctx, cancel := context.WithDeadline(r.ctx, c.deadline)
-		defer cancel()
-		target, err := r.locator.Host(ctx, c.rng)
-		if err != nil {
-			c.last = proto.AsError(err)
-			r.again(c)
-			return
-		}
-		r.sendTo(target, c)
-	}) {
+	if r.closed {
+		r.mu.Unlock()
 		c.done(nil, errRelayClosed())
+		return
 	}
+	r.looking[c.rng] = []*relayCall{c}
+	r.wg.Go(func() { r.look(c.rng, c.deadline) })
+	r.mu.Unlock()
 }
 
-func (r *Relay) spawn(f func()) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.closed {
-		return false
+// look finds the host of a range for all calls that wait for it. They wait at
+// most as long as the first of them may.
+func (r *Relay) look(rng proto.RangeID, deadline time.Time) {
+	ctx, cancel := context.WithDeadline(r.ctx, deadline)
+	target, err := r.locator.Host(ctx, rng)
+	cancel()
+	for {
+		r.mu.Lock()
+		calls := r.looking[rng]
+		if len(calls) == 0 {
+			delete(r.looking, rng)
+			r.mu.Unlock()
+			return
+		}
+		r.looking[rng] = calls[:0:0]
+		r.mu.Unlock()
+		for _, c := range calls {
+			if err != nil {
+				c.last = proto.AsError(err)
+				r.again(c)
+			} else {
+				r.sendTo(target, c)
+			}
+		}
 	}
-	r.wg.Go(f)
-	return true
 }
 
 // again waits and tries once more, or gives up when the time is over.

@@ -52,6 +52,34 @@ func TestRelayKeepsOrder(t *testing.T) {
 	}
 }
 
+// Calls made while nobody knows the host wait for one look-up and go on in
+// order.
+func TestRelayKeepsOrderWhileLooking(t *testing.T) {
+	c := newFakeCluster(t)
+	n := c.node("n1", "c1")
+	c.publish(sharding.Route{Range: 7, Cell: "c1", Epoch: 3, Nodes: []proto.NodeID{"n1"}})
+	n.says(route(7, 3, "n1"))
+	r := c.relay(nil)
+	const calls = 3000
+	var wg sync.WaitGroup
+	for i := range uint64(calls) {
+		wg.Add(1)
+		r.Go(7, readUser(i), patience, func(reply *cellpb.RelayReply, err error) {
+			defer wg.Done()
+			wantUser(t, reply, err, i)
+		})
+	}
+	wg.Wait()
+	for i := range uint64(calls) {
+		if req := <-n.got; req.GetReadUser().User != i {
+			t.Fatalf("request %d is %v", i, req)
+		}
+	}
+	if asked := n.timesAsked(); asked != 1 {
+		t.Errorf("the node was asked %d times who hosts", asked)
+	}
+}
+
 func TestRelayGoesWhereItIsSent(t *testing.T) {
 	c := newFakeCluster(t)
 	n1, n2 := c.node("n1", "c1"), c.node("n2", "c1")
