@@ -309,6 +309,9 @@ func (c *Cluster) becomeReady(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := c.waitGood(ctx); err != nil {
+		return err
+	}
 	c.ready.Store(nil)
 	if c.o.ReadyFile != "" {
 		raw, err := json.Marshal(map[string]any{

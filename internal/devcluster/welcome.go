@@ -64,6 +64,32 @@ func (c *Cluster) addAccounts(ctx context.Context, requests []*controlpb.AddAcco
 	return replies, nil
 }
 
+// goodTimeout bounds the wait for the whole cluster to be seen; a message has
+// gone round by then, so that people need not wait for it.
+const goodTimeout = 5 * time.Second
+
+// waitGood waits until the control plane sees every node, so that whoever
+// looks right after the start finds what is there.
+func (c *Cluster) waitGood(ctx context.Context) error {
+	conn, err := grpc.NewClient("passthrough:///"+c.admin, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	for deadline := time.Now().Add(goodTimeout); time.Now().Before(deadline); {
+		askCtx, cancel := context.WithTimeout(ctx, goodTimeout)
+		status, err := controlpb.NewOperatorClient(conn).Status(askCtx, &controlpb.StatusRequest{})
+		cancel()
+		if err == nil && len(status.Problems) == 0 {
+			return nil
+		}
+		if err := sleep(ctx, probeRetry); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // addAccount adds one account. A name that is taken is no error; the reply
 // says so.
 func addAccount(ctx context.Context, conn *grpc.ClientConn, req *controlpb.AddAccountRequest) (*controlpb.AddAccountReply, error) {
