@@ -260,10 +260,17 @@ func (c *Cluster) TryAddUser(name, cell string) (User, error) {
 // password is every test user's.
 const password = "correct-horse-battery"
 
-// NewDevice logs u in on a further device, over HTTP as people's clients do.
+// NewDevice logs u in on a further device.
 func (c *Cluster) NewDevice(u User) User {
 	c.t.Helper()
-	body := fmt.Sprintf(`{"username":%q,"password":%q}`, u.Name, password)
+	u.Device = ""
+	return c.LoginAgain(u)
+}
+
+// LoginAgain logs u's device in once more, over HTTP as people's clients do.
+func (c *Cluster) LoginAgain(u User) User {
+	c.t.Helper()
+	body := fmt.Sprintf(`{"username":%q,"password":%q,"device":%q}`, u.Name, password, u.Device)
 	https := &http.Client{Transport: &http.Transport{TLSClientConfig: c.TLS()}, Timeout: Wait}
 	defer https.CloseIdleConnections()
 	resp, err := https.Post("https://"+c.options.Listen+"/trylogin_server", "application/json", strings.NewReader(body))
