@@ -149,6 +149,9 @@ func (c Config) validateValues() error {
 			return fmt.Errorf("%s: %q is not host:port", a.key, a.addr)
 		}
 	}
+	if c.Admin != "" && !Loopback(c.Admin) {
+		return fmt.Errorf("admin: %s can be reached from outside and asks nobody who he is: use a loopback address, and a tunnel to it", c.Admin)
+	}
 	if r := c.ControlPlane.Replicas; r != 0 && r != 1 && r != 3 {
 		return fmt.Errorf("controlplane.replicas: %d is not 1 or 3", r)
 	}
@@ -173,4 +176,18 @@ func (c Config) validateValues() error {
 		return fmt.Errorf("mode: %q is not embedded or production", c.Mode)
 	}
 	return nil
+}
+
+// Loopback tells whether addr, host:port, can only be reached from this
+// machine.
+func Loopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false
+	}
+	if host == "localhost" {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
 }

@@ -83,6 +83,9 @@ func (o Options) Validate() error {
 	case o.RestartAfter < 0:
 		return errors.New("--restart-after: not below 0")
 	}
+	if o.Admin != "" && !daemon.Loopback(o.Admin) {
+		return fmt.Errorf("--admin %s can be reached from outside and asks nobody who he is: use a loopback address", o.Admin)
+	}
 	for _, a := range []struct{ flag, addr string }{{"--listen", o.Listen}, {"--plaintext", o.Plaintext}, {"--admin", o.Admin}} {
 		if a.addr == "" {
 			continue
@@ -92,17 +95,4 @@ func (o Options) Validate() error {
 		}
 	}
 	return nil
-}
-
-// loopback tells whether addr can only be reached from this machine.
-func loopback(addr string) bool {
-	host, _, err := net.SplitHostPort(addr)
-	if err != nil {
-		return false
-	}
-	if host == "localhost" {
-		return true
-	}
-	ip := net.ParseIP(host)
-	return ip != nil && ip.IsLoopback()
 }

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/waggle-im/waggle/internal/daemon"
 	"github.com/waggle-im/waggle/proto"
 	controlpb "github.com/waggle-im/waggle/proto/control"
 )
@@ -20,7 +21,7 @@ type demoUser struct{ name, password, cell string }
 
 // demoUsers makes the demo users, the first two in different cells.
 func (c *Cluster) demoUsers(ctx context.Context) ([]demoUser, error) {
-	if c.o.NoDemo || !loopback(c.o.Listen) {
+	if c.o.NoDemo || !daemon.Loopback(c.o.Listen) {
 		return nil, nil
 	}
 	cells := c.cells

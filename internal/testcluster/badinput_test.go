@@ -123,6 +123,9 @@ func TestBadInputAtStart(t *testing.T) {
 	o = other()
 	o.Admin = c.Options().Admin
 	refused("an admin port in use", o, "--admin", o.Admin)
+	o = other()
+	o.Admin = "0.0.0.0:0"
+	refused("an admin address for everyone", o, "--admin", "loopback")
 	c.Stop()
 
 	o = c.Options()
