@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
@@ -18,9 +19,12 @@ import (
 	"github.com/waggle-im/waggle/client/controlclient"
 	"github.com/waggle-im/waggle/controlplane/accounts"
 	"github.com/waggle-im/waggle/controlplane/login"
+	"github.com/waggle-im/waggle/controlplane/mail"
 	"github.com/waggle-im/waggle/controlplane/operator"
 	"github.com/waggle-im/waggle/controlplane/topology"
+	"github.com/waggle-im/waggle/controlplane/verify"
 	"github.com/waggle-im/waggle/internal/certs"
+	"github.com/waggle-im/waggle/internal/embedredis"
 	waggle "github.com/waggle-im/waggle/proto"
 	controlpb "github.com/waggle-im/waggle/proto/control"
 )
@@ -46,6 +50,9 @@ type Config struct {
 	Cluster  string        // the cluster's name, for status
 	Mode     string        // "embedded" or "production", for status
 	Version  string        // of this binary, for status
+	Redis    string        // codes and limits, redis://…; default: one in this process
+	SMTP     string        // mail server, smtp://… or smtps://…; default: none
+	MailFrom string        // sender of mails
 }
 
 // Validate checks c without changing it.
@@ -70,6 +77,8 @@ type Deps struct {
 	// CellAdded, if set, is called after a cell is registered.
 	CellAdded func(ctx context.Context, cell waggle.CellID) error
 	Logger    *slog.Logger // nil: slog.Default
+	// Registerer gets the metrics; nil: none.
+	Registerer prometheus.Registerer
 }
 
 // ControlPlane is one replica.
@@ -77,6 +86,9 @@ type ControlPlane struct {
 	config    Config
 	deps      Deps
 	store     *accounts.Store
+	embedded  *embedredis.Server // nil: Redis is elsewhere
+	codes     *verify.Redis
+	mailer    *mail.Mailer
 	registrar *accounts.Registrar
 	issuer    *login.Issuer
 	keeper    *topology.Keeper
@@ -109,11 +121,15 @@ func New(ctx context.Context, c Config, d Deps) (*ControlPlane, error) {
 	}
 	hasher := accounts.NewHasher()
 	cp := &ControlPlane{config: c, deps: d, store: store}
+	if err := cp.openServices(); err != nil {
+		return nil, errors.Join(err, cp.Close())
+	}
 	cp.registrar = accounts.NewRegistrar(store, hasher, topology.NewChooser(d.Cluster), login.Users{Ranges: d.Ranges}, d.Logger)
 	cp.issuer = login.NewIssuer(private, d.Cluster, d.Ranges)
 	cp.keeper = topology.NewKeeper(d.Cluster, topology.NewNodeCalls(d.Dialer), string(c.Node), d.Logger)
 	cp.accounts = login.New(login.Config{
-		Store: store, Hasher: hasher, Registrar: cp.registrar, Issuer: cp.issuer, Cluster: d.Cluster, Ranges: d.Ranges, Logger: d.Logger,
+		Store: store, Hasher: hasher, Registrar: cp.registrar, Issuer: cp.issuer, Cluster: d.Cluster, Ranges: d.Ranges,
+		Codes: cp.codes, Limits: cp.codes, Mail: cp.mailer, Logger: d.Logger,
 	})
 	cp.operator = operator.New(operator.Config{
 		Name: c.Cluster, Mode: c.Mode, Version: c.Version, Replicas: c.Replicas,
@@ -121,6 +137,23 @@ func New(ctx context.Context, c Config, d Deps) (*ControlPlane, error) {
 		CellAdded: d.CellAdded, Logger: d.Logger,
 	})
 	return cp, nil
+}
+
+// openServices makes the clients of Redis and of the mail server.
+func (cp *ControlPlane) openServices() error {
+	url := cp.config.Redis
+	var err error
+	if url == "" {
+		if cp.embedded, err = embedredis.Start("127.0.0.1:0"); err != nil {
+			return err
+		}
+		url = cp.embedded.URL()
+	}
+	if cp.codes, err = verify.Open(url); err != nil {
+		return err
+	}
+	cp.mailer, err = mail.New(mail.Config{Server: cp.config.SMTP, From: cp.config.MailFrom, Logger: cp.deps.Logger, Registerer: cp.deps.Registerer})
+	return err
 }
 
 // RegisterAccounts adds the service for edges, to be served on the node's own
@@ -161,12 +194,22 @@ func (cp *ControlPlane) Run(ctx context.Context) error {
 	g.Go(func() error { cp.keepKeyPublished(ctx); return nil })
 	g.Go(func() error { return cp.keeper.Run(ctx) })
 	g.Go(func() error { return cp.registrar.Run(ctx) })
+	g.Go(func() error { return cp.mailer.Run(ctx) })
 	return g.Wait()
 }
 
-// Close closes the database. Call it after Run returned and no request is
-// under way.
-func (cp *ControlPlane) Close() error { return cp.store.Close() }
+// Close closes the database and the connections to Redis. Call it after Run
+// returned and no request is under way.
+func (cp *ControlPlane) Close() error {
+	err := cp.store.Close()
+	if cp.codes != nil {
+		err = errors.Join(err, cp.codes.Close())
+	}
+	if cp.embedded != nil {
+		cp.embedded.Close()
+	}
+	return err
+}
 
 // keepKeyPublished writes this replica's public key whenever etcd lacks it.
 func (cp *ControlPlane) keepKeyPublished(ctx context.Context) {

@@ -15,6 +15,9 @@ type Config struct {
 	// Listen are the addresses and limits of connections. With neither
 	// address set: 127.0.0.1:0. HTTP and TLS are set by New.
 	Listen listen.Config
+	// ExemptLoopback lifts the limits on account requests per client address
+	// for loopback peers.
+	ExemptLoopback bool
 	// Session tunes client sessions.
 	Session session.Config
 	// Router tunes the way to hosts.

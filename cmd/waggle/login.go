@@ -120,6 +120,7 @@ type loginAnswer struct {
 	Error        int    `json:"error"`
 	UUID         string `json:"uuid"`
 	Username     string `json:"username"`
+	Email        string `json:"email"`
 	Token        string `json:"token"`
 	ExpiresAt    string `json:"expires_at"`
 	RefreshToken string `json:"refresh_token"`

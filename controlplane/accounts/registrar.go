@@ -64,6 +64,9 @@ type Registration struct {
 	Email    string
 	Password string       // empty: nobody can log in with one
 	Cell     proto.CellID // empty: the one with most headroom
+	// Key makes registering again with the same one give the same account,
+	// finished or not. Zero: a random one.
+	Key [16]byte
 }
 
 // Register makes an account and its user. Registering again what broke off,
@@ -92,7 +95,9 @@ func (r *Registrar) Register(ctx context.Context, reg Registration) (*Account, e
 	if a.Range, err = r.placer.Place(reg.Cell, 0); err != nil {
 		return nil, err
 	}
-	_, _ = rand.Read(a.Key[:]) // never fails
+	if a.Key = reg.Key; a.Key == ([16]byte{}) {
+		_, _ = rand.Read(a.Key[:]) // never fails
+	}
 	err = r.store.Insert(a)
 	if errors.Is(err, ErrDuplicate) {
 		a, err = r.resume(ctx, a)
@@ -112,6 +117,9 @@ func (r *Registrar) resume(ctx context.Context, wanted *Account) (*Account, erro
 	}
 	if err != nil {
 		return nil, err
+	}
+	if old.Key == wanted.Key {
+		return old, nil // the same request, asked again
 	}
 	if old.State != StatePending || old.Email != wanted.Email {
 		return nil, proto.Errorf(proto.CodeNameTaken, "the name %s is taken: choose another", wanted.Name)

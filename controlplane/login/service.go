@@ -10,6 +10,7 @@ import (
 
 	"github.com/waggle-im/waggle/client/controlclient"
 	"github.com/waggle-im/waggle/controlplane/accounts"
+	"github.com/waggle-im/waggle/controlplane/verify"
 	"github.com/waggle-im/waggle/internal/token"
 	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
@@ -33,6 +34,9 @@ type Config struct {
 	Issuer    *Issuer
 	Cluster   Cluster
 	Ranges    Ranges
+	Codes     Codes
+	Limits    Limits
+	Mail      Mailer
 	Logger    *slog.Logger
 }
 
@@ -49,36 +53,30 @@ func New(c Config) *Service { return &Service{Config: c} }
 // Login checks a password and begins a session.
 //
 // Errors: [proto.CodeWrongPassword] for a wrong password, an unknown name and
-// an account without password alike, after the same time.
+// an account without password alike, after the same time;
+// [proto.CodeRateLimited] after too many of these.
 func (s *Service) Login(ctx context.Context, req *controlpb.LoginRequest) (*controlpb.LoginReply, error) {
 	reply, err := s.login(ctx, req)
-	switch {
-	case proto.CodeOf(err) == proto.CodeUnavailable:
-		s.Logger.Warn("login failed", "err", err)
-	case err != nil:
-		s.Logger.Debug("login refused", "err", err)
+	return reply, s.answer("login", err)
+}
+
+// answer is what goes to the caller, and notes what is not the caller's fault.
+func (s *Service) answer(what string, err error) error {
+	switch code := proto.CodeOf(err); {
+	case err == nil:
+		return nil
+	case code == proto.CodeUnavailable, code == proto.CodeNoCodes, code == proto.CodeCorrupt:
+		s.Logger.Warn("a request about an account failed", "request", what, "err", err)
+	default:
+		s.Logger.Debug("a request about an account was refused", "request", what, "err", err)
 	}
-	return reply, controlclient.ToStatus(err)
+	return controlclient.ToStatus(err)
 }
 
 func (s *Service) login(ctx context.Context, req *controlpb.LoginRequest) (*controlpb.LoginReply, error) {
-	var found *accounts.Account
-	hash := ""
-	if name, err := accounts.CanonicalName(req.Name); err == nil {
-		found, err = s.Store.ByName(ctx, name)
-		if err != nil && !errors.Is(err, accounts.ErrNotFound) {
-			return nil, err
-		}
-		if err == nil {
-			hash = found.PasswordHash
-		}
-	}
-	ok, err := s.Hasher.Verify(ctx, hash, req.Password)
+	found, err := s.checkPassword(ctx, req)
 	if err != nil {
 		return nil, err
-	}
-	if !ok {
-		return nil, proto.Errorf(proto.CodeWrongPassword, "wrong name or password")
 	}
 	ctx, cancel := context.WithTimeout(ctx, rangeTimeout)
 	defer cancel()
@@ -93,6 +91,39 @@ func (s *Service) login(ctx context.Context, req *controlpb.LoginRequest) (*cont
 		User: uint64(found.User), Name: found.Name, Token: session.Token, ExpiresMs: session.Expires.UnixMilli(),
 		RefreshToken: session.RefreshToken, Device: session.Device, Edges: Edges(s.Cluster.View()),
 	}, nil
+}
+
+// checkPassword is the account whose name and password are given.
+func (s *Service) checkPassword(ctx context.Context, req *controlpb.LoginRequest) (*accounts.Account, error) {
+	if err := s.Limits.Allow(ctx, verify.LoginsPerClient(), req.Address); err != nil {
+		return nil, err
+	}
+	var found *accounts.Account
+	hash := ""
+	name, err := accounts.CanonicalName(req.Name)
+	if err == nil {
+		found, err = s.Store.ByName(ctx, name)
+		if err != nil && !errors.Is(err, accounts.ErrNotFound) {
+			return nil, err
+		}
+		if err == nil {
+			hash = found.PasswordHash
+		}
+	}
+	// Per name and client address: a stranger who guesses delays himself, not
+	// the owner. Unknown names wait like known ones.
+	guesser := name + "|" + req.Address
+	if err := s.Limits.Attempt(ctx, guesser); err != nil {
+		return nil, err
+	}
+	ok, err := s.Hasher.Verify(ctx, hash, req.Password)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, proto.Errorf(proto.CodeWrongPassword, "wrong name or password")
+	}
+	return found, s.Limits.Succeeded(ctx, guesser)
 }
 
 // Logout ends the device that a token speaks for, unless it has logged in

@@ -97,6 +97,12 @@ func (r *Redis) Release(ctx context.Context, email string, claimant []byte) erro
 	return unavailable(redis.NewScript(scriptRelease).Run(ctx, r.client, []string{key("code", email)}, hex.EncodeToString(claimant)).Err())
 }
 
+// Forget drops the address's code, which nobody got: another may be made at
+// once. [proto.CodeNoCodes].
+func (r *Redis) Forget(ctx context.Context, email string) error {
+	return unavailable(r.client.Del(ctx, key("code", email)).Err())
+}
+
 // codeHash is what is stored. It keeps codes from being read in passing, in a
 // dump or a monitor; six digits are too few to hide from who tries them all,
 // which is why they live so short.

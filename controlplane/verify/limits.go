@@ -34,8 +34,9 @@ type Limit struct {
 // The limits on what anybody can ask for without being logged in. Those per
 // client address have room for a household or an office behind one address.
 
-// CodesPerAddress bounds the mail one mailbox gets.
-func CodesPerAddress() Limit { return Limit{"codes-mail", 10, 5, time.Hour} }
+// CodesPerMailbox bounds the mail one mailbox gets. It is not lower because
+// strangers can use it up; what they cause is a valid code for the owner.
+func CodesPerMailbox() Limit { return Limit{"codes-mailbox", 20, 20, time.Hour} }
 
 // CodesPerClient bounds the mails one client address causes.
 func CodesPerClient() Limit { return Limit{"codes-client", 60, 20, time.Hour} }

@@ -42,6 +42,9 @@ func Open(url string) (*Redis, error) {
 		return nil, errors.New("verify: the address of Redis cannot be read: it is redis://[USER:PASSWORD@]HOST:PORT, or rediss:// for TLS")
 	}
 	o.DialTimeout, o.ReadTimeout, o.WriteTimeout = callTimeout, callTimeout, callTimeout
+	// One more try of a command, which finds out that the server restarted;
+	// whoever asked may come back, so nothing waits long here.
+	o.DialerRetries, o.MaxRetries = 1, 2
 	// Older servers do not know these two.
 	o.DisableIdentity = true
 	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}

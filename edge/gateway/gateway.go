@@ -10,9 +10,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/google/uuid"
-
-	"github.com/waggle-im/waggle/client/controlclient"
 	"github.com/waggle-im/waggle/proto"
 	controlpb "github.com/waggle-im/waggle/proto/control"
 )
@@ -33,11 +30,21 @@ type Mount interface {
 	Routes(*http.ServeMux)
 }
 
+// Config is what a gateway works with.
+type Config struct {
+	Accounts controlpb.AccountsClient
+	// ExemptLoopback lifts the limits per client address for loopback peers.
+	ExemptLoopback bool
+}
+
 // New is the handler of an edge's HTTP side. mounts may be empty.
-func New(accounts controlpb.AccountsClient, mounts ...Mount) http.Handler {
-	g := &gateway{accounts: accounts}
+func New(cfg Config, mounts ...Mount) http.Handler {
+	g := &gateway{accounts: cfg.Accounts, exemptLoopback: cfg.ExemptLoopback}
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /trylogin_server", g.login)
+	for _, e := range g.endpoints() {
+		mux.HandleFunc("POST "+e.path, e.serve)
+	}
+	mux.HandleFunc("GET /openapi.yaml", serveOpenAPI)
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		_, _ = io.WriteString(w, "ok\n")
@@ -48,7 +55,10 @@ func New(accounts controlpb.AccountsClient, mounts ...Mount) http.Handler {
 	return mux
 }
 
-type gateway struct{ accounts controlpb.AccountsClient }
+type gateway struct {
+	accounts       controlpb.AccountsClient
+	exemptLoopback bool
+}
 
 type loginRequest struct {
 	Username string `json:"username"`
@@ -76,48 +86,26 @@ type loginEdge struct {
 	QUIC string `json:"quic"`
 }
 
-func (g *gateway) login(w http.ResponseWriter, r *http.Request) {
-	var in loginRequest
-	if !readJSON(w, r, &in) {
-		return
+func (g *gateway) login(ctx context.Context, in *loginRequest, c caller) (*loginReply, error) {
+	err := check(field{"username", in.Username, proto.NameBytesMax}, field{"password", in.Password, passwordBytesMax},
+		optional("device", in.Device, proto.DeviceIDBytesMax), optional("platform", in.Platform, proto.DeviceIDBytesMax))
+	if err != nil {
+		return nil, err
 	}
-	for _, f := range []struct {
-		name, value string
-		max         int
-	}{{"username", in.Username, proto.NameBytesMax}, {"password", in.Password, 4 * 128}} {
-		if f.value == "" || len(f.value) > f.max {
-			Problem{Status: http.StatusBadRequest, Code: proto.CodeBadRequest.String(), Error: errorBadField,
-				Detail: "the field " + strconv.Quote(f.name) + " must have 1 to " + strconv.Itoa(f.max) + " bytes"}.write(w)
-			return
-		}
-	}
-	if len(in.Device) > proto.DeviceIDBytesMax || len(in.Platform) > proto.DeviceIDBytesMax {
-		Problem{Status: http.StatusBadRequest, Code: proto.CodeBadRequest.String(), Error: errorBadField,
-			Detail: `the fields "device" and "platform" must have at most ` + strconv.Itoa(proto.DeviceIDBytesMax) + " bytes"}.write(w)
-		return
-	}
-	ctx, cancel := context.WithTimeout(r.Context(), accountsTimeout)
-	defer cancel()
-	// The caller may repeat the request at another control plane: the nonce
-	// makes that one login.
-	nonce := uuid.New()
 	reply, err := g.accounts.Login(ctx, &controlpb.LoginRequest{
-		Name: in.Username, Password: in.Password, Device: in.Device, Platform: in.Platform, Nonce: nonce[:],
+		Name: in.Username, Password: in.Password, Device: in.Device, Platform: in.Platform, Nonce: c.nonce, Address: c.address,
 	})
 	if err != nil {
-		problemOf(controlclient.FromStatus(err)).write(w)
-		return
+		return nil, err
 	}
 	if len(reply.Edges) == 0 {
-		Problem{Status: http.StatusServiceUnavailable, Code: "no_edge", Error: errorNoEdge,
-			Detail: "no edge is alive; try again", retry: time.Second}.write(w)
-		return
+		return nil, errNoEdge
 	}
-	writeJSON(w, asLoginReply(reply))
+	return asLoginReply(reply), nil
 }
 
-func asLoginReply(reply *controlpb.LoginReply) loginReply {
-	out := loginReply{
+func asLoginReply(reply *controlpb.LoginReply) *loginReply {
+	out := &loginReply{
 		UUID: strconv.FormatUint(reply.User, 10), Username: reply.Name,
 		Token: reply.Token, ExpiresAt: time.UnixMilli(reply.ExpiresMs).UTC().Format(time.RFC3339),
 		RefreshToken: reply.RefreshToken, Device: reply.Device,

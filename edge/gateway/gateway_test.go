@@ -33,7 +33,7 @@ func (f *fakeAccounts) Login(_ context.Context, in *controlpb.LoginRequest, _ ..
 func post(t *testing.T, a controlpb.AccountsClient, body string) (*http.Response, map[string]any) {
 	t.Helper()
 	w := httptest.NewRecorder()
-	New(a).ServeHTTP(w, httptest.NewRequest("POST", "/trylogin_server", strings.NewReader(body)))
+	New(Config{Accounts: a}).ServeHTTP(w, httptest.NewRequest("POST", "/trylogin_server", strings.NewReader(body)))
 	var out map[string]any
 	if err := json.Unmarshal(w.Body.Bytes(), &out); err != nil {
 		t.Fatalf("%q: %v", w.Body, err)

@@ -2,10 +2,12 @@ package gateway
 
 import (
 	"encoding/json"
+	"errors"
 	"net/http"
 	"strconv"
 	"time"
 
+	"github.com/waggle-im/waggle/client/controlclient"
 	"github.com/waggle-im/waggle/proto"
 )
 
@@ -13,11 +15,20 @@ import (
 const (
 	errorBadJSON          = 1
 	errorNoEdge           = 10
-	errorUnavailable      = 14 // the accounts cannot be reached
+	errorRedis            = 12 // codes and limits, or mail, cannot be reached
+	errorWrongCode        = 13 // or none
+	errorUnavailable      = 14 // the accounts or the user's range cannot be reached
 	errorBadField         = 15
 	errorNoAccount        = 16
 	errorWrongCredentials = 17
+	errorTaken            = 43 // the name or the address
 	errorTooMany          = 44
+)
+
+// What the gateway refuses by itself.
+var (
+	errNoEdge = errors.New("no edge is alive; try again")
+	errNoCode = proto.Errorf(proto.CodeWrongCode, `the field "cpatcha" is missing: it is the code that /get_verification mails`)
 )
 
 // Problem is a failure as people's clients get it (RFC 9457).
@@ -46,9 +57,20 @@ func (p Problem) write(w http.ResponseWriter) {
 // problemOf is an error of the registry as a [Problem]; any other is
 // "unavailable".
 func problemOf(err error) Problem {
-	e := proto.AsError(err)
+	if errors.Is(err, errNoEdge) {
+		return Problem{Status: http.StatusServiceUnavailable, Code: "no_edge", Error: errorNoEdge, Detail: err.Error(), retry: time.Second}
+	}
+	e := proto.AsError(controlclient.FromStatus(err))
 	p := Problem{Status: http.StatusServiceUnavailable, Code: e.Code.String(), Error: errorUnavailable, Detail: e.Error(), retry: e.Retry}
 	switch e.Code {
+	case proto.CodeNoCodes:
+		p.Error = errorRedis
+	case proto.CodeWrongCode:
+		p.Status, p.Error = http.StatusForbidden, errorWrongCode
+	case proto.CodeNameTaken:
+		p.Status, p.Error = http.StatusConflict, errorTaken
+	case proto.CodeBadToken, proto.CodeTokenExpired, proto.CodeSessionEnded:
+		p.Status, p.Error = http.StatusUnauthorized, errorWrongCredentials
 	case proto.CodeWrongPassword:
 		p.Status, p.Error = http.StatusUnauthorized, errorWrongCredentials
 	case proto.CodeUnknownUser:

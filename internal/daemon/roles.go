@@ -112,7 +112,11 @@ func newControlPlane(ctx context.Context, cfg Config, env Env) (*Daemon, error) 
 	cp, err := controlplane.New(openCtx, controlplane.Config{
 		Node: proto.NodeID(cfg.Node), DataDir: cfg.DataDir, Database: cfg.ControlPlane.Database,
 		Replicas: cfg.ControlPlane.Replicas, Cluster: cfg.Cluster, Mode: cfg.Mode, Version: version.Commit(),
-	}, controlplane.Deps{Cluster: m.cluster, Dialer: m.dialer, Ranges: relay, Logger: env.Logger})
+		Redis: cfg.ControlPlane.Redis, SMTP: cfg.ControlPlane.SMTP, MailFrom: cfg.ControlPlane.MailFrom,
+	}, controlplane.Deps{
+		Cluster: m.cluster, Dialer: m.dialer, Ranges: relay, Logger: env.Logger,
+		Registerer: prometheus.WrapRegistererWith(prometheus.Labels{"node": cfg.Node}, env.registry),
+	})
 	if err != nil {
 		relay.Close()
 		return nil, errors.Join(err, m.close())
@@ -217,7 +221,7 @@ func newEdge(cfg Config, env Env) (*Daemon, error) {
 	if err != nil {
 		return nil, errors.Join(err, m.close())
 	}
-	e, err := edge.New(edge.Config{Listen: listen.Config{
+	e, err := edge.New(edge.Config{ExemptLoopback: cfg.Edge.ExemptLoopback, Listen: listen.Config{
 		Addr: cfg.Edge.Listen, PlaintextAddr: cfg.Edge.Plaintext, ExemptLoopback: cfg.Edge.ExemptLoopback,
 		StatelessResetKey: resetKey,
 	}}, edge.Deps{

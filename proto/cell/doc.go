@@ -134,6 +134,7 @@
 //	                        login_device    control → host    Result            raise the device's session number
 //	                        logout_device   control → host    Result            end the device
 //	                        raise_authority control → host    Result            end every older token
+//	                        refresh_device  control → host    Result            rotate a refresh token; ended: it was used twice
 //	Storage.Lead            propose         host → leader     Applied|Refused   commit these commands
 //	                        read            host → leader     ReadResult        applied state, linearizable
 //	                        Granted         leader → host                       host this range, under this name
@@ -152,6 +153,7 @@
 //	LoginDevice      host         next session number of a device; the oldest of more than 8 ends
 //	LogoutDevice     host         the device ends, unless it has logged in anew
 //	RaiseAuthority   host         every token given out before is void
+//	RefreshDevice    host         a refresh token is followed by its successor; reuse ends the device
 //	ConfirmUpdates   host         devices' marks; trims the log that all active ones have
 //	MarkThread       host         a member's read mark
 //	ChannelRows      host         the next rows of a channel to here

@@ -65,6 +65,11 @@
 //	Accounts.Login        edge        LoginReply        password → token, device, edges
 //	Accounts.Logout       edge        LogoutReply       end the device a token speaks for
 //	Accounts.FindUser     edge, cell  FindUserReply     by exact name
+//	Accounts.SendCode     edge        SendCodeReply     mail a code, account or not
+//	Accounts.Register     edge        RegisterReply     code → account, once per nonce
+//	Accounts.CheckAccount edge        CheckAccountReply has an account this name and address
+//	Accounts.ResetPassword edge       ResetPasswordReply code → new password, sessions ended
+//	Accounts.Refresh      edge        RefreshReply      refresh token → token and successor
 //	Operator.Status       operator    StatusReply       the whole cluster, and its problems
 //	Operator.ListCells    operator    ListCellsReply    cells with ranges, users, headroom
 //	Operator.AddCell      operator    AddCellReply      register a cell

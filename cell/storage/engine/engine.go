@@ -87,6 +87,11 @@ func (e *Engine) open(name string, logger *slog.Logger) (*pebble.DB, error) {
 		MemTableSize:       uint64(e.cfg.MemtableBytes),
 		FormatMajorVersion: pebble.FormatNewest, // older ones refuse IngestAndExcise
 		Logger:             pebbleLogger{logger: logger.With("store", dir), fatal: e.fatal},
+		// A damaged block is an error for whoever reads it, and stops the
+		// replicas it concerns. Pebble's default is to stop everything.
+		EventListener: &pebble.EventListener{DataCorruption: func(info pebble.DataCorruptionInfo) {
+			logger.Error("store is damaged: a read found a bad checksum", "store", dir, "file", info.Path, "err", info.Details)
+		}},
 		// One compaction at a time leaves the other core to people's
 		// messages; two when it falls behind.
 		CompactionConcurrencyRange: func() (int, int) { return 1, 2 },
@@ -102,11 +107,15 @@ func (e *Engine) open(name string, logger *slog.Logger) (*pebble.DB, error) {
 		return db, nil
 	case isLocked(err):
 		return nil, fmt.Errorf("engine: %s is used by another process: stop it or choose another data directory", dir)
-	case errors.Is(err, pebble.ErrCorruption):
-		return nil, fmt.Errorf("engine: %s is corrupt: restore this node's data directory from a backup, "+
-			"or, with three replicas, remove it and let the node be replaced: %w", dir, err)
+	case pebble.IsCorruptionError(err): // errors.Is does not see Pebble's marks
+		return nil, corrupt(dir, err)
 	}
 	return nil, fmt.Errorf("engine: open %s: %w", dir, err)
+}
+
+func corrupt(dir string, err error) error {
+	return fmt.Errorf("engine: %s is corrupt: restore this node's data directory from a backup, "+
+		"or, with three replicas, remove it and let the node be replaced: %w", dir, err)
 }
 
 // isLocked recognises Pebble's lock errors, which have no type of their own.
@@ -124,6 +133,9 @@ func (e *Engine) checkFormat() error {
 			return fmt.Errorf("engine: mark the format of %s: %w", e.dir, err)
 		}
 		return nil
+	}
+	if pebble.IsCorruptionError(err) {
+		return corrupt(filepath.Join(e.dir, "state"), err)
 	}
 	if err != nil {
 		return fmt.Errorf("engine: read the format of %s: %w", e.dir, err)

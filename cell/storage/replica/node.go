@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2"
 	pb "google.golang.org/protobuf/proto"
 
 	"github.com/waggle-im/waggle/proto"
@@ -39,7 +40,8 @@ type Node struct {
 	peers      map[proto.NodeID]*peer
 	offers     []quietOffer
 	truncating bool
-	noSpace    error // as of the last check
+	noSpace    error         // as of the last check
+	held       []snapshotJob // Inline only: begun when the step ends
 
 	mu       sync.RWMutex // guards the fields below
 	groups   map[proto.RangeID]*group
@@ -103,11 +105,11 @@ func New(cfg Config) (*Node, error) {
 func (n *Node) openAll() error {
 	ids, err := identities(n.cfg.Log)
 	if err != nil {
-		return err
+		return wayOut(err)
 	}
 	onDisk, err := n.cfg.Machines.Ranges()
 	if err != nil {
-		return err
+		return wayOut(err)
 	}
 	var ranges []proto.RangeID
 	for _, r := range onDisk {
@@ -134,6 +136,16 @@ func (n *Node) openAll() error {
 		n.adopt(g)
 	}
 	return nil
+}
+
+// wayOut says what to do about a store that is damaged where it lists its
+// replicas: without that list nothing can be told from nothing.
+func wayOut(err error) error {
+	if !pebble.IsCorruptionError(err) {
+		return err
+	}
+	return fmt.Errorf("replica: a store of this node is damaged: restore its data directory from a backup, "+
+		"or, with three replicas, remove it and let the node be replaced: %w", err)
 }
 
 // refuse notes a replica that cannot be opened.
@@ -229,7 +241,13 @@ func (n *Node) Step(tick bool) (more bool, err error) {
 	if tick {
 		n.tick()
 	}
-	return n.round()
+	more, err = n.round()
+	held := n.held
+	n.held = nil
+	for _, job := range held {
+		n.startSnapshot(job)
+	}
+	return more, err
 }
 
 // Close ends what Run or New started and tells everyone who waits. Run calls

@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"cmp"
 	"slices"
 
 	"go.etcd.io/raft/v3"
@@ -47,6 +48,18 @@ func (n *Node) activeInOrder() []*group {
 		}
 		return 1
 	})
+	return out
+}
+
+// groupsInOrder is all groups by range, so that a simulation repeats.
+func (n *Node) groupsInOrder() []*group {
+	n.mu.RLock()
+	out := make([]*group, 0, len(n.groups))
+	for _, g := range n.groups {
+		out = append(out, g)
+	}
+	n.mu.RUnlock()
+	slices.SortFunc(out, func(a, b *group) int { return cmp.Compare(a.rng, b.rng) })
 	return out
 }
 
@@ -204,18 +217,7 @@ func (n *Node) wakeAround(node proto.NodeID, quiet []*cellpb.QuietGroup) {
 // leader there and stands for election in time; a leader finds out whether it
 // still has its quorum.
 func (n *Node) peerLost(node proto.NodeID) {
-	n.mu.RLock()
-	groups := make([]*group, 0, len(n.groups))
-	for _, g := range n.groups {
-		groups = append(groups, g)
-	}
-	n.mu.RUnlock()
-	slices.SortFunc(groups, func(a, b *group) int {
-		if a.rng < b.rng {
-			return -1
-		}
-		return 1
-	})
+	groups := n.groupsInOrder()
 	for _, g := range groups {
 		if !g.quiet || g.failed {
 			continue

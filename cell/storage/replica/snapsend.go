@@ -67,10 +67,17 @@ func newSnapshotSender(n *Node) *snapshotSender {
 
 // queueSnapshot takes over a MsgSnap of Raft. Raft waits for the report.
 func (n *Node) queueSnapshot(g *group, m *raftpb.Message) {
-	node, ok := g.nodes[m.GetTo()]
-	job := snapshotJob{g: g, to: node, m: m}
+	job := snapshotJob{g: g, to: g.nodes[m.GetTo()], m: m}
 	g.sending++
-	if !ok || !n.snapshots.add(job) {
+	if n.cfg.Inline {
+		n.held = append(n.held, job) // copied as of the end of the step, so that a simulation repeats
+		return
+	}
+	n.startSnapshot(job)
+}
+
+func (n *Node) startSnapshot(job snapshotJob) {
+	if job.to == "" || !n.snapshots.add(job) {
 		n.snapshotDone(job, errors.New("too many snapshots wait for that node"))
 	}
 }

@@ -13,12 +13,7 @@ func (n *Node) truncate() {
 		return
 	}
 	cuts := map[*group]place{}
-	n.mu.RLock()
-	groups := make([]*group, 0, len(n.groups))
-	for _, g := range n.groups {
-		groups = append(groups, g)
-	}
-	n.mu.RUnlock()
+	groups := n.groupsInOrder()
 	for _, g := range groups {
 		if to, ok := n.cutPoint(g); ok {
 			cuts[g] = to
@@ -34,8 +29,8 @@ func (n *Node) truncate() {
 			n.cfg.Logger.Error("state store cannot be synced: logs are kept", "err", err)
 			return
 		}
-		for g, to := range cuts {
-			if !g.failed && !g.installing {
+		for _, g := range groups {
+			if to, ok := cuts[g]; ok && !g.failed && !g.installing {
 				g.cut = &to
 				n.markDirty(g)
 			}

@@ -1,0 +1,110 @@
+package accounts
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/waggle-im/waggle/internal/testservers"
+	"github.com/waggle-im/waggle/proto"
+)
+
+// The suite runs against the embedded database and a real server.
+func TestStoreConformance(t *testing.T) {
+	t.Run("sqlite", func(t *testing.T) { storeSuite(t, "sqlite:"+filepath.Join(t.TempDir(), "accounts.db")) })
+	t.Run("mariadb", func(t *testing.T) {
+		server, dsn := testservers.MariaDB(t)
+		s := storeSuite(t, dsn)
+		server.Restart()
+		if _, err := s.ByName(t.Context(), "ann"); err != nil {
+			t.Errorf("the next read after a restart: %v", err)
+		}
+		if err := s.Insert(someAccount("restarted")); err != nil {
+			t.Errorf("the next write after a restart: %v", err)
+		}
+		server.Restart()
+		if err := s.Insert(someAccount("again")); err != nil {
+			t.Errorf("a write as the first request after a restart: %v", err)
+		}
+		server.Stop()
+		if _, err := s.ByName(t.Context(), "ann"); proto.CodeOf(err) != proto.CodeUnavailable || errors.Is(err, ErrNotFound) {
+			t.Errorf("without a server: %v", err)
+		}
+	})
+}
+
+func openDSN(t *testing.T, dsn string) *Store {
+	t.Helper()
+	s, err := Open(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+func storeSuite(t *testing.T, dsn string) *Store {
+	s := openDSN(t, dsn)
+	ann := someAccount("ann")
+	ann.PasswordHash, ann.Range = "$argon2id$x", proto.RangeIDMax
+	if err := s.Insert(ann); err != nil {
+		t.Fatal(err)
+	}
+	for _, second := range []*Account{{Name: "ann", Email: "else@example.org"}, {Name: "else", Email: "ann@example.org"}} {
+		if err := s.Insert(second); !errors.Is(err, ErrDuplicate) {
+			t.Errorf("a second %s, %s: %v", second.Name, second.Email, err)
+		}
+	}
+	if pending, err := s.Pending(t.Context(), time.Now().Add(time.Hour), 0, 10); err != nil || len(pending) != 1 || pending[0].Name != "ann" {
+		t.Errorf("pending: %v, %v", pending, err)
+	}
+	if err := s.MovePending(ann.ID, ann.Range, 8); err != nil {
+		t.Fatal(err)
+	}
+	user := proto.RangeIDMax.Last()                       // above what a signed number holds
+	for _, id := range []proto.EntityID{user, user - 1} { // the second has no effect
+		if err := s.Activate(ann.ID, id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.SetPassword(ann.ID, "$argon2id$y"); err != nil {
+		t.Fatal(err)
+	}
+	s = openDSN(t, dsn) // as another process, or after a restart
+	want := *ann
+	want.Range, want.User, want.State, want.PasswordHash = 8, user, StateActive, "$argon2id$y"
+	for by, find := range map[string]func() (*Account, error){
+		"name":  func() (*Account, error) { return s.ByName(t.Context(), "ann") },
+		"email": func() (*Account, error) { return s.ByEmail(t.Context(), "ann@example.org") },
+		"user":  func() (*Account, error) { return s.ByUser(t.Context(), user) },
+	} {
+		if got, err := find(); err != nil || *got != want {
+			t.Errorf("by %s: got %+v, %v; want %+v", by, got, err, want)
+		}
+	}
+	for _, unknown := range []string{"nobody", "ANN"} {
+		if a, err := s.ByName(t.Context(), unknown); !errors.Is(err, ErrNotFound) {
+			t.Errorf("%q: %+v, %v", unknown, a, err)
+		}
+	}
+	concurrentInserts(t, s)
+	return s
+}
+
+func concurrentInserts(t *testing.T, s *Store) {
+	const n = 50
+	var wg sync.WaitGroup
+	errs := make([]error, 2*n)
+	for i := range errs {
+		wg.Go(func() { errs[i] = s.Insert(someAccount(fmt.Sprintf("many%d", i/2))) })
+	}
+	wg.Wait()
+	for i := 0; i < len(errs); i += 2 {
+		if a, b := errs[i], errs[i+1]; (a == nil) == (b == nil) {
+			t.Errorf("name %d twice: %v and %v; exactly one must be refused", i/2, a, b)
+		}
+	}
+}
