@@ -30,3 +30,7 @@ fuzz: ## five minutes for each fuzz target
 
 torture: ## the long forms of the tests that kill, stop and cut
 	LONG_TESTS=1 $(GO) test -count=3 -timeout 2h -v -run 'Promise1|Killed|Stopped|Away' ./internal/testcluster
+	LONG_TESTS=1 GOMAXPROCS=1 $(GO) test -count=1 -timeout 90m -v -run FreshSeeds ./cell/storage/sim
+
+bench: build ## load the running cluster (make run) with 500 pairs for half a minute
+	bin/waggle-bench run --pairs 500 --window 500

@@ -153,7 +153,7 @@ func (s *Service) Status() []*cellpb.ReplicaStatus {
 		r := proto.RangeID(st.Descriptor.GetRange())
 		one := &cellpb.ReplicaStatus{
 			Descriptor_: st.Descriptor, Replica: uint64(st.Replica), Leader: string(st.Leader), Term: st.Term,
-			Applied: st.Applied, Committed: st.Committed, RunningHash: st.RunningHash, Quiet: st.Quiet, Leading: st.Leading,
+			Applied: st.Applied, Committed: st.Committed, FirstIndex: st.First, RunningHash: st.RunningHash, Quiet: st.Quiet, Leading: st.Leading,
 		}
 		if route := s.route(r); route != nil {
 			one.Host = route.Host

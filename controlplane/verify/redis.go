@@ -6,10 +6,12 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/go-redis/redis_rate/v10"
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
 	"github.com/redis/go-redis/v9/maintnotifications"
 
 	"github.com/waggle-im/waggle/proto"
@@ -48,12 +50,17 @@ func Open(url string) (*Redis, error) {
 	// Older servers do not know these two.
 	o.DisableIdentity = true
 	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	silence()
 	c := redis.NewClient(o)
 	return &Redis{client: c, limiter: redis_rate.NewLimiter(c), times: times{
 		lifetime: CodeLifetime, resend: CodeResend,
 		attemptDelay: attemptDelay, attemptMax: attemptDelayMax, forgets: attemptsForgotten,
 	}}, nil
 }
+
+// silence turns off the library's own log, which goes to standard error past
+// ours; whoever asks is given the errors. It is one for the whole process.
+var silence = sync.OnceFunc(logging.Disable)
 
 // Close ends the connections.
 func (r *Redis) Close() error { return r.client.Close() }

@@ -5,7 +5,7 @@ cd "$(dirname "$0")/../.."
 step() { printf '\n== %s\n' "$*"; }
 step 'programs the tests need'
 deploy/dev/programs.sh
-export WAGGLE_TEST_SERVERS=1
+export TEST_SERVERS=1
 step 'lint'
 deploy/dev/lint.sh
 step 'other systems build'

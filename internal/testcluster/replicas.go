@@ -41,6 +41,26 @@ func (c *Cluster) replicasOf(node, addr string) ([]*cellpb.ReplicaStatus, error)
 	return reply.Replicas, nil
 }
 
+// Replicas are a node's replicas.
+func (c *Cluster) Replicas(node string) []*cellpb.ReplicaStatus {
+	c.t.Helper()
+	var out []*cellpb.ReplicaStatus
+	c.Until("node "+node+" answers", func() error {
+		nodes, err := c.verbs.ListNodes(c.Context(), &controlpb.ListNodesRequest{})
+		if err != nil {
+			return err
+		}
+		for _, n := range nodes.Nodes {
+			if n.Node == node {
+				out, err = c.replicasOf(node, n.Addr)
+				return err
+			}
+		}
+		return fmt.Errorf("nodes: %v", nodes.Nodes)
+	})
+	return out
+}
+
 // ReplicaHashes waits until all replicas of every range have applied the same
 // entries, and returns their running hashes. Nothing may be written meanwhile.
 func (c *Cluster) ReplicaHashes() []history.Hash {

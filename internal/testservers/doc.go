@@ -3,5 +3,5 @@
 // uses a server it did not start.
 //
 // A program that is missing fails the test when CI=true or
-// WAGGLE_TEST_SERVERS=1, and otherwise skips it, naming the Debian package.
+// TEST_SERVERS=1, and otherwise skips it, naming the Debian package.
 package testservers

@@ -85,7 +85,7 @@ func program(t testing.TB, debian string, names ...string) string {
 		}
 	}
 	const missing = "%s is missing: install the Debian package %s (make test does it where it may)"
-	if os.Getenv("CI") == "true" || os.Getenv("WAGGLE_TEST_SERVERS") == "1" {
+	if os.Getenv("CI") == "true" || os.Getenv("TEST_SERVERS") == "1" {
 		t.Fatalf(missing, names[0], debian)
 	}
 	t.Skipf(missing, names[0], debian)

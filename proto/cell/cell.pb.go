@@ -3944,6 +3944,7 @@ type ReplicaStatus struct {
 	Bytes         uint64                 `protobuf:"varint,10,opt,name=bytes,proto3" json:"bytes,omitempty"`
 	Quiet         bool                   `protobuf:"varint,11,opt,name=quiet,proto3" json:"quiet,omitempty"`
 	Leading       bool                   `protobuf:"varint,12,opt,name=leading,proto3" json:"leading,omitempty"`
+	FirstIndex    uint64                 `protobuf:"varint,13,opt,name=first_index,json=firstIndex,proto3" json:"first_index,omitempty"` // the oldest entry its log holds
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4060,6 +4061,13 @@ func (x *ReplicaStatus) GetLeading() bool {
 		return x.Leading
 	}
 	return false
+}
+
+func (x *ReplicaStatus) GetFirstIndex() uint64 {
+	if x != nil {
+		return x.FirstIndex
+	}
+	return 0
 }
 
 type SessionsRequest struct {
@@ -4521,7 +4529,7 @@ const file_proto_cell_cell_proto_rawDesc = "" +
 	"\x06routes\x18\x01 \x03(\v2\x15.waggle.cell.v1.RouteR\x06routes\"\x0f\n" +
 	"\rRangesRequest\"H\n" +
 	"\vRangesReply\x129\n" +
-	"\breplicas\x18\x01 \x03(\v2\x1d.waggle.cell.v1.ReplicaStatusR\breplicas\"\xe2\x02\n" +
+	"\breplicas\x18\x01 \x03(\v2\x1d.waggle.cell.v1.ReplicaStatusR\breplicas\"\x83\x03\n" +
 	"\rReplicaStatus\x12:\n" +
 	"\n" +
 	"descriptor\x18\x01 \x01(\v2\x1a.waggle.cell.v1.DescriptorR\n" +
@@ -4537,7 +4545,9 @@ const file_proto_cell_cell_proto_rawDesc = "" +
 	"\x05bytes\x18\n" +
 	" \x01(\x04R\x05bytes\x12\x14\n" +
 	"\x05quiet\x18\v \x01(\bR\x05quiet\x12\x18\n" +
-	"\aleading\x18\f \x01(\bR\aleading\"%\n" +
+	"\aleading\x18\f \x01(\bR\aleading\x12\x1f\n" +
+	"\vfirst_index\x18\r \x01(\x04R\n" +
+	"firstIndex\"%\n" +
 	"\x0fSessionsRequest\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\x04R\x04user\"^\n" +
 	"\rSessionsReply\x12\x1a\n" +

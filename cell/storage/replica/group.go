@@ -69,6 +69,7 @@ type published struct {
 	hash    uint64
 	term    uint64
 	commit  uint64
+	first   uint64 // the oldest entry the log holds
 	leader  proto.NodeID
 	leading bool
 	quiet   bool
@@ -206,7 +207,7 @@ func (g *group) singleVoter() bool {
 func (g *group) publish() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.pub.term, g.pub.commit = g.term, g.commit
+	g.pub.term, g.pub.commit, g.pub.first = g.term, g.commit, g.store.truncated.index+1
 	g.pub.leader, g.pub.leading, g.pub.quiet = g.nodes[g.lead], g.leading, g.quiet
 }
 

@@ -356,6 +356,7 @@ func (n *Node) writeLog(appends []appendWork, touched []*group, mustSync bool) e
 				g.store.truncate(b, *g.cut)
 			}
 			g.cut = nil
+			g.publish()
 		}
 	}
 	if b.Empty() {

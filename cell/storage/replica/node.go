@@ -58,6 +58,7 @@ type Status struct {
 	Term        uint64
 	Applied     uint64
 	Committed   uint64
+	First       uint64 // the oldest entry its log holds
 	RunningHash uint64 // at Applied
 	Quiet       bool
 	Leading     bool
@@ -409,7 +410,7 @@ func (n *Node) Status() []Status {
 		out = append(out, Status{
 			Descriptor: g.pub.desc, Replica: proto.ReplicaID(g.id), Leader: g.pub.leader,
 			Term: g.pub.term, Applied: g.pub.applied, Committed: max(g.pub.commit, g.pub.applied),
-			RunningHash: g.pub.hash, Quiet: g.pub.quiet, Leading: g.pub.leading, Err: g.pub.failed,
+			First: g.pub.first, RunningHash: g.pub.hash, Quiet: g.pub.quiet, Leading: g.pub.leading, Err: g.pub.failed,
 		})
 		g.mu.Unlock()
 	}
