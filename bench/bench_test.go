@@ -1,0 +1,230 @@
+package bench
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"reflect"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/waggle-im/waggle/client"
+	"github.com/waggle-im/waggle/internal/devcluster"
+	"github.com/waggle-im/waggle/internal/history"
+	"github.com/waggle-im/waggle/internal/testcluster"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func commonFor(t *testing.T, c *testcluster.Cluster, transport client.Transport) Common {
+	o := c.Options()
+	common := Common{
+		Server: o.Listen, Admin: o.Admin, CA: filepath.Join(o.DataDir, "ca.pem"), Out: filepath.Join(t.TempDir(), "out"),
+		Transport: transport, Command: "waggle-bench of a test",
+	}
+	if transport == client.Plain {
+		common.Server = o.Plaintext
+	}
+	return common
+}
+
+func TestAgainstACluster(t *testing.T) {
+	c := testcluster.Start(t, devcluster.Options{Cells: 2, Plaintext: testcluster.FreeAddr(t)})
+	t.Run("open loop", func(t *testing.T) {
+		checkRun(t, RunConfig{Common: commonFor(t, c, client.TCP), Pairs: 4, Rate: 100, SizeBytes: 200, Duration: time.Second, Placement: CrossCell})
+	})
+	t.Run("closed loop", func(t *testing.T) {
+		checkRun(t, RunConfig{Common: commonFor(t, c, client.QUIC), Users: 4, Pairs: 2, Window: 2, SizeBytes: SizeBytesMin, Duration: time.Second, WarmUp: time.Second, Placement: SameCell})
+	})
+	for _, transport := range []client.Transport{client.Plain, client.TCP, client.QUIC} {
+		t.Run("idle "+string(transport), func(t *testing.T) { checkIdle(t, commonFor(t, c, transport)) })
+	}
+}
+
+// checkRun runs a load and holds its result to what the history says.
+func checkRun(t *testing.T, cfg RunConfig) {
+	r, err := Run(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Faults(); err != nil {
+		t.Error(err)
+	}
+	if r.Sent == 0 || r.Acked != r.Sent || r.Received != r.Sent {
+		t.Errorf("%d sent, %d acknowledged, %d received", r.Sent, r.Acked, r.Received)
+	}
+	if r.AckMs == nil || r.AckMs.P50 <= 0 || r.AckMs.P50 > r.AckMs.P99 || r.AckMs.P99 > r.AckMs.Max {
+		t.Errorf("latencies %+v", r.AckMs)
+	}
+	if cfg.Rate > 0 && float64(r.Sent) != cfg.Rate*cfg.Duration.Seconds() {
+		t.Errorf("%d messages sent at %g/s for %s", r.Sent, cfg.Rate, cfg.Duration)
+	}
+	read, err := ReadResult(cfg.Out)
+	if err != nil || !reflect.DeepEqual(read, r) {
+		t.Errorf("result.json is %+v, %v; want %+v", read, err, r)
+	}
+	for _, file := range []string{"latency.svg", "percentiles.svg"} {
+		if raw, err := os.ReadFile(filepath.Join(cfg.Out, file)); err != nil || !bytes.Contains(raw, []byte("<svg")) {
+			t.Errorf("%s is no picture: %v", file, err)
+		}
+	}
+	report, err := os.ReadFile(filepath.Join(cfg.Out, reportFile))
+	if err != nil || !strings.Contains(string(report), cfg.Command) || !strings.Contains(string(report), "embedded") {
+		t.Errorf("report.md does not say how it was measured: %v\n%s", err, report)
+	}
+	var out strings.Builder
+	if err := Verify(cfg.Out, &out); err != nil {
+		t.Errorf("%v\n%s", err, out.String())
+	}
+	loseOne(t, cfg.Out)
+	if err := Verify(cfg.Out, &out); err == nil {
+		t.Error("verify does not miss an acknowledged message")
+	}
+}
+
+// loseOne takes a stored row out of a recorded history.
+func loseOne(t *testing.T, dir string) {
+	f, err := os.Open(filepath.Join(dir, historyFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	h, err := history.Read(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.Stored = slices.Delete(h.Stored, len(h.Stored)/2, len(h.Stored)/2+1)
+	if err := writeHistory(dir, h); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// checkIdle holds a few connections.
+func checkIdle(t *testing.T, common Common) {
+	cfg := IdleConfig{Common: common, Connections: 3, Procs: 2, Hold: time.Second, Rest: time.Millisecond, Baseline: 100 * time.Millisecond}
+	r, err := Idle(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Faults(); err != nil || r.Disconnects != 0 || r.Connections != 3 || *r.ConnectsPerSecond <= 0 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if runtime.GOOS == "linux" && (r.ServerBytesPerConnection == nil || r.CPUUsPerIdleConnection == nil || r.KernelBytesPerConnection == nil) {
+		t.Errorf("%+v lacks what /proc knows", r)
+	}
+	if common.Transport == client.Plain {
+		return
+	}
+	cfg.CA = filepath.Join(t.TempDir(), "none.pem")
+	if _, err := Idle(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "--ca") {
+		t.Errorf("without an authority: %v", err)
+	}
+}
+
+func TestUnreachable(t *testing.T) {
+	addr := testcluster.FreeAddr(t)
+	cfg := RunConfig{
+		Common: Common{Server: addr, Admin: addr, Out: t.TempDir(), Transport: client.Plain},
+		Pairs:  1, Window: 1, SizeBytes: 200, Duration: time.Second, Placement: SameCell,
+	}
+	if _, err := Run(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "is the cluster running?") {
+		t.Errorf("no cluster: %v", err)
+	}
+}
+
+func TestValidate(t *testing.T) {
+	good := func() RunConfig {
+		return RunConfig{
+			Common: Common{Server: "127.0.0.1:1", Admin: "127.0.0.1:1", Out: "out", Transport: client.TCP},
+			Pairs:  1, Window: 1, SizeBytes: 200, Duration: time.Second, Placement: SameCell,
+		}
+	}
+	c := good()
+	if err := c.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	for name, spoil := range map[string]func(*RunConfig){
+		"both loops":        func(c *RunConfig) { c.Rate = 1 },
+		"no loop":           func(c *RunConfig) { c.Window = 0 },
+		"no pairs":          func(c *RunConfig) { c.Pairs = 0 },
+		"small texts":       func(c *RunConfig) { c.SizeBytes = SizeBytesMin - 1 },
+		"great texts":       func(c *RunConfig) { c.SizeBytes = sizeBytesMax + 1 },
+		"odd users":         func(c *RunConfig) { c.Users = 3 },
+		"unknown placement": func(c *RunConfig) { c.Placement = "anywhere" },
+		"unknown transport": func(c *RunConfig) { c.Transport = "pigeon" },
+		"no address":        func(c *RunConfig) { c.Server = "nowhere" },
+	} {
+		c := good()
+		if spoil(&c); c.Validate() == nil {
+			t.Errorf("%s passes", name)
+		}
+	}
+}
+
+// The keys of result.json are a contract.
+func TestResultKeys(t *testing.T) {
+	raw, err := json.Marshal(Result{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := strings.Fields(`mode commit command machine transport placement connections offered_rate sent acked received lost doubled
+		reordered disconnects errors ack_ms deliver_ms pause_ms server_bytes_per_connection server_bytes_by_node
+		kernel_bytes_per_connection cpu_us_per_message cpu_us_per_idle_connection connects_per_s limited_by`)
+	have := map[string]any{}
+	if err := json.Unmarshal(raw, &have); err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range want {
+		if _, ok := have[key]; !ok {
+			t.Errorf("%s is missing", key)
+		}
+		delete(have, key)
+	}
+	if len(have) > 0 {
+		t.Errorf("beyond the contract: %v", have)
+	}
+}
+
+func TestCompare(t *testing.T) {
+	a := &Result{Mode: "run", Transport: "tcp", Acked: 1000, AckMs: &Quantiles{P50: 2}, CPUUsPerMessage: some(50)}
+	b := &Result{Mode: "run", Transport: "quic", Acked: 2500, AckMs: &Quantiles{P50: 3}}
+	var out strings.Builder
+	if err := Compare(a, b, &out); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"not alike: transport is tcp, and quic", "2.500", "1.500"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q is missing in\n%s", want, out.String())
+		}
+	}
+	if strings.Contains(out.String(), "cpu_us_per_message") {
+		t.Error("compares what one of them has not measured")
+	}
+}
+
+// Latencies count for the second they were due in, and beyond the warm-up for
+// the whole.
+func TestTally(t *testing.T) {
+	y := newTally()
+	y.add(500*time.Millisecond, time.Second, false)
+	for i := range 100 {
+		y.add(2*time.Second, time.Duration(i+1)*time.Millisecond, true)
+	}
+	q := y.quantiles()
+	if y.count() != 100 || q.P50 < 49 || q.P50 > 51 || q.P99 < 98 || q.Max < 99.9 || q.Max > 100.2 {
+		t.Errorf("%d, %+v", y.count(), q)
+	}
+	points := y.overTime(99)
+	if len(points) != 2 || points[0].X != 0 || points[1].X != 2 || points[0].Y < 990 {
+		t.Errorf("over time %v", points)
+	}
+	if (newTally()).quantiles() != nil {
+		t.Error("nothing has quantiles")
+	}
+}

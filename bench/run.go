@@ -1,0 +1,235 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/waggle-im/waggle/internal/history"
+	"github.com/waggle-im/waggle/internal/version"
+)
+
+// descriptorsSpare is what a process opens beside its connections.
+const descriptorsSpare = 256
+
+// Run sends messages between pairs and writes the results to a folder. The
+// result is there whenever the error is nil, also if the servers broke a
+// promise: see [Result.Faults].
+//
+// Errors: what kept the measurement from being one.
+func Run(ctx context.Context, cfg RunConfig) (*Result, error) {
+	if cfg.Users == 0 {
+		cfg.Users = 2 * cfg.Pairs
+	}
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	tlsConfig, err := cfg.tls()
+	if err != nil {
+		return nil, err
+	}
+	c, err := openCluster(ctx, cfg.Admin)
+	if err != nil {
+		return nil, err
+	}
+	defer c.close()
+	if err := c.enoughDescriptors(cfg.Users, cfg.Users); err != nil {
+		return nil, err
+	}
+	p, err := newPlan(cfg.Users, cfg.Pairs, len(c.cells), cfg.Placement)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(cfg.Out, 0o755); err != nil {
+		return nil, fmt.Errorf("bench: make the folder for the results: %w", err)
+	}
+	cells := make([]string, cfg.Users)
+	for i, cell := range p.cells {
+		cells[i] = c.cells[cell]
+	}
+	cfg.say("making %d accounts in %d cells", cfg.Users, len(c.cells))
+	accounts, err := c.addAccounts(ctx, cells)
+	if err != nil {
+		return nil, err
+	}
+	l := newLoad(&cfg, tlsConfig, p, accounts)
+	defer l.close()
+	m, err := l.measure(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	return l.judge(ctx, c, m)
+}
+
+// measure connects everybody and sends.
+func (l *load) measure(ctx context.Context, c *cluster) (measured, error) {
+	if err := c.collectGarbage(ctx); err != nil {
+		return measured{}, err
+	}
+	before := c.measure()
+	l.cfg.say("connecting by %s", l.cfg.Transport)
+	start := time.Now()
+	if err := l.connect(ctx); err != nil {
+		return measured{}, err
+	}
+	connecting := time.Since(start)
+	if err := c.collectGarbage(ctx); err != nil {
+		return measured{}, err
+	}
+	connected := c.measure()
+	disk := startSyncSampler(l.cfg.Out)
+	m, err := l.send(ctx, c)
+	m.sync = disk.end()
+	m.before, m.connected, m.connecting = before, connected, connecting
+	return m, err
+}
+
+// judge waits for what is on its way, checks the history and writes
+// everything down.
+func (l *load) judge(ctx context.Context, c *cluster, m measured) (*Result, error) {
+	l.cfg.say("waiting until everybody has everything, and reading what is stored")
+	unsettled := l.settle(ctx)
+	l.cfg.say("checking the history")
+	h := l.recorder.History()
+	violations := history.Check(h)
+	r := l.result(c, m, violations)
+	notes := l.notes(c, m)
+	if unsettled != nil {
+		r.Errors["not settled"]++
+		notes = append(notes, note{"not settled", unsettled.Error()})
+	}
+	if err := writeHistory(l.cfg.Out, h); err != nil {
+		return nil, err
+	}
+	if err := writeResult(l.cfg.Out, r); err != nil {
+		return nil, err
+	}
+	return r, writeReport(l.cfg.Out, r, notes, violations, charts{ack: l.ack, deliver: l.deliver, warmUp: l.cfg.WarmUp})
+}
+
+// enoughDescriptors refuses what would run out of descriptors half-way.
+func (c *cluster) enoughDescriptors(own, servers int) error {
+	if limit, err := descriptorLimit(0); err == nil && limit < int64(own+descriptorsSpare) {
+		return fmt.Errorf("a client process would need %d descriptors, its limit is %d: raise it (`ulimit -n %d`), or with `idle` give more --procs",
+			own+descriptorsSpare, limit, own+descriptorsSpare)
+	}
+	edges, limits := 0, int64(0)
+	for _, p := range c.processes {
+		if !p.edge {
+			continue
+		}
+		limit, err := descriptorLimit(p.pid)
+		if err != nil {
+			return nil // elsewhere: it will say so itself
+		}
+		edges++
+		limits += limit - descriptorsSpare
+	}
+	if edges > 0 && limits < int64(servers) {
+		return fmt.Errorf("%d connections are more than the %d descriptors the edges may open: start the cluster after `ulimit -n %d`, or with more --edges",
+			servers, limits, servers+descriptorsSpare)
+	}
+	return nil
+}
+
+// measured is what the servers used while the load ran.
+type measured struct {
+	before, connected usage // before and after connecting
+	from, to          usage // the measured window
+	connecting        time.Duration
+	ackedInWindow     int64 // answers that came in it, for whatever was due when
+	sync              *Quantiles
+}
+
+// result needs everything to be at rest.
+func (l *load) result(c *cluster, m measured, violations []history.Violation) *Result {
+	cfg := l.cfg
+	seconds := cfg.Duration.Seconds()
+	r := &Result{
+		Mode: "run", Commit: version.Commit(), Command: cfg.Command, Machine: machine(), Transport: string(cfg.Transport), Placement: cfg.Placement,
+		Connections: len(l.people), OfferedRate: cfg.Rate, Sent: l.sent.Load(), Acked: l.ack.count(), Received: l.deliver.count(),
+		Disconnects: l.disconnects.Load(), Errors: l.errorCounts(), AckMs: l.ack.quantiles(), DeliverMs: l.deliver.quantiles(),
+		ConnectsPerSecond: some(round(float64(len(l.people)) / m.connecting.Seconds())),
+	}
+	if cfg.Window > 0 {
+		r.OfferedRate = round(float64(r.Sent) / seconds)
+	}
+	for _, v := range violations {
+		switch v.Invariant {
+		case "I1":
+			r.Lost++
+		case "I2":
+			r.Doubled++
+		case "I3", "I5", "I6":
+			r.Reordered++
+		default:
+			r.Errors[v.Invariant]++
+		}
+	}
+	r.LimitedBy = l.limitedBy(m)
+	if m.to.missing == nil && m.before.missing == nil {
+		n := float64(len(l.people))
+		r.ServerBytesPerConnection = some(round(float64(m.connected.memoryTotal()-m.before.memoryTotal()) / n))
+		r.KernelBytesPerConnection = some(round(float64(m.connected.slab-m.before.slab) / n))
+		r.ServerBytesByNode = growth(m.before, m.connected)
+		if m.ackedInWindow > 0 {
+			r.CPUUsPerMessage = some(round(float64((m.to.serverCPU - m.from.serverCPU).Microseconds()) / float64(m.ackedInWindow)))
+		}
+	}
+	return r
+}
+
+func growth(from, to usage) map[string]int64 {
+	out := map[string]int64{}
+	for name, b := range to.memory {
+		out[name] = b - from.memory[name]
+	}
+	return out
+}
+
+// busyShare is from where on a machine's CPUs count as used up: the rest goes
+// to waiting for one of them while another has nothing to do.
+const busyShare = 0.9
+
+// limitedBy says what kept the rate from being higher, as far as the numbers
+// tell.
+func (l *load) limitedBy(m measured) string {
+	perSecond := float64(m.ackedInWindow) / m.to.at.Sub(m.from.at).Seconds()
+	if m.from.missing != nil || m.to.missing != nil {
+		return "unknown: " + errors.Join(m.from.missing, m.to.missing).Error()
+	}
+	server, own := cores(m.to.serverCPU-m.from.serverCPU, m.from, m.to), cores(m.to.ownCPU-m.from.ownCPU, m.from, m.to)
+	busy, idle := m.to.busy-m.from.busy, m.to.idle-m.from.idle
+	share := busy.Seconds() / (busy + idle).Seconds()
+	detail := fmt.Sprintf("servers %.2f, generator %.2f CPUs; the machine's CPUs %.0f %% busy", server, own, 100*share)
+	all := cores(busy, m.from, m.to)
+	switch {
+	case l.cfg.Rate > 0 && perSecond >= 0.98*l.cfg.Rate && share < busyShare:
+		return "the offered rate (" + detail + ")"
+	case l.cfg.Rate > 0 && perSecond >= 0.98*l.cfg.Rate:
+		return "the offered rate, with CPUs used up: latency is waiting for one (" + detail + ")"
+	case share >= busyShare && server+own < 0.8*all:
+		return "CPU, a good part of it used by other programs (" + detail + ")"
+	case share >= busyShare && own > server:
+		return "CPU, most of it the generator's (" + detail + ")"
+	case share >= busyShare:
+		return "CPU, most of it the servers' (" + detail + ")"
+	case l.cfg.Window > 0:
+		return fmt.Sprintf("latency: %d outstanding at %.1f ms on average (%s)", l.cfg.Window, l.ack.mean(), detail)
+	}
+	return "the servers' latency, CPUs not used up (" + detail + ")"
+}
+
+func writeHistory(dir string, h history.History) error {
+	f, err := os.Create(filepath.Join(dir, historyFile))
+	if err != nil {
+		return fmt.Errorf("bench: write the history: %w", err)
+	}
+	if err := errors.Join(history.Write(f, h), f.Close()); err != nil {
+		return fmt.Errorf("bench: write the history: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,78 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/waggle-im/waggle/proto"
+	clientpb "github.com/waggle-im/waggle/proto/client"
+)
+
+const (
+	// settleTimeout bounds the wait for what was acknowledged to arrive.
+	settleTimeout = 60 * time.Second
+	// settleEvery is how often it is looked whether it has.
+	settleEvery = 20 * time.Millisecond
+	// readersMax bounds the threads read at once.
+	readersMax = 16
+)
+
+// settle waits until everybody has been told everything that was stored, and
+// records what the servers hold. An error says who was not.
+func (l *load) settle(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
+	tick := time.NewTicker(settleEvery)
+	defer tick.Stop()
+	var late error
+	for _, p := range l.people {
+		for {
+			_, pts := p.Position()
+			if int64(pts) >= p.expected.Load() {
+				p.record.Settled(pts)
+				break
+			}
+			select {
+			case <-tick.C:
+				continue
+			case <-ctx.Done():
+			}
+			// Told to the checker as it should be: it names what is missing.
+			p.record.Settled(proto.Pts(p.expected.Load()))
+			late = fmt.Errorf("user %s has %d of %d updates after %s", p.account.User, pts, p.expected.Load(), settleTimeout)
+			break
+		}
+	}
+	// Reading has a time of its own: the checker needs the rows most when
+	// something is missing.
+	read, cancelRead := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+	defer cancelRead()
+	g, read := errgroup.WithContext(read)
+	g.SetLimit(readersMax)
+	for i, thread := range l.threads {
+		reader := l.people[l.plan.pairs[i].a]
+		g.Go(func() error { return l.readThread(read, reader, thread) })
+	}
+	if err := g.Wait(); err != nil {
+		return fmt.Errorf("read what is stored: %w", err)
+	}
+	return late
+}
+
+// readThread reads a whole thread, newest page first.
+func (l *load) readThread(ctx context.Context, reader *person, thread string) error {
+	for before := uint64(0); ; {
+		events, more, err := reader.History(ctx, &clientpb.ReadHistory{Thread: thread, Before: before, Limit: proto.PageMax})
+		if err != nil {
+			return fmt.Errorf("%s below %d: %w", thread, before, err)
+		}
+		l.recorder.Stored(events...)
+		if !more || len(events) == 0 {
+			return nil
+		}
+		before = events[0].Seq
+	}
+}
