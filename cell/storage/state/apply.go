@@ -134,6 +134,9 @@ func (m *Machine) appendMessage(c *cellpb.AppendMessage, out *cellpb.Applied) *c
 		Body: &cellpb.StoredEvent_Text{Text: c.Text},
 	}
 	m.appendRow(engine.EventKey(thread, t.seq), event)
+	if greatest := m.greatestSent(owner); bytes.Compare(id[:], greatest[:]) > 0 {
+		*greatest = id
+	}
 	m.put(engine.SentKey(owner, id, from), &cellpb.SentRow{Seq: uint64(t.seq), Thread: c.Thread, TimeMs: event.TimeMs})
 	m.forgetOldSends(owner)
 	peer := thread.Peer(from)
@@ -144,6 +147,12 @@ func (m *Machine) appendMessage(c *cellpb.AppendMessage, out *cellpb.Applied) *c
 
 // sentBefore gives the answer of the first time if id was stored.
 func (m *Machine) sentBefore(thread proto.ThreadID, from proto.EntityID, id proto.ClientMsgID) *cellpb.Result {
+	// Ids grow with time, so a new one is nearly always above all that are
+	// stored, and then there is nothing to look up: the look-up was 15 % of a
+	// busy node's time.
+	if bytes.Compare(id[:], m.greatestSent(thread.Owner())[:]) > 0 {
+		return nil
+	}
 	row := new(cellpb.SentRow)
 	if !m.get(engine.SentKey(thread.Owner(), id, from), row) {
 		return nil
@@ -152,6 +161,19 @@ func (m *Machine) sentBefore(thread proto.ThreadID, from proto.EntityID, id prot
 		return refusef(proto.CodeBadRequest, "client_msg_id %s was used in thread %s", id, row.Thread)
 	}
 	return &cellpb.Result{Seq: row.Seq, TimeMs: row.TimeMs, Repeated: true}
+}
+
+// greatestSent is the greatest client message id stored under an owner, in
+// any of his threads: by cache, else by one seek. Zero if there is none.
+func (m *Machine) greatestSent(owner proto.EntityID) *proto.ClientMsgID {
+	if id := m.sent[owner]; id != nil {
+		return id
+	}
+	id := new(proto.ClientMsgID)
+	span := engine.TableSpan(owner, engine.TagSent)
+	m.lastKey(span, func(key, _ []byte) { copy(id[:], key[len(span.Start):]) })
+	m.sent[owner] = id
+	return id
 }
 
 // checkSend is everything that refuses a new message.

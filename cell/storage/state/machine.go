@@ -38,6 +38,7 @@ type Machine struct {
 	users    map[proto.EntityID]*userCounters
 	threads  map[proto.ThreadID]*threadCounters
 	joined   map[joinedKey]*cellpb.JoinedThread
+	sent     map[proto.EntityID]*proto.ClientMsgID // the greatest id stored under each owner
 	channels map[proto.RangeID]*channelCounters
 
 	buf []byte // scratch for marshalling
@@ -227,7 +228,7 @@ func (m *Machine) Commit() error {
 	m.batch = nil
 	m.committed = pb.CloneOf(m.state)
 	clear(m.dirty)
-	if len(m.users) > cacheRows || len(m.threads) > cacheRows || len(m.joined) > cacheRows || len(m.channels) > cacheRows {
+	if len(m.users) > cacheRows || len(m.threads) > cacheRows || len(m.sent) > cacheRows || len(m.joined) > cacheRows || len(m.channels) > cacheRows {
 		m.forgetCaches()
 	}
 	return nil
@@ -237,6 +238,7 @@ func (m *Machine) forgetCaches() {
 	m.users = map[proto.EntityID]*userCounters{}
 	m.threads = map[proto.ThreadID]*threadCounters{}
 	m.joined = map[joinedKey]*cellpb.JoinedThread{}
+	m.sent = map[proto.EntityID]*proto.ClientMsgID{}
 	m.channels = map[proto.RangeID]*channelCounters{}
 }
 
