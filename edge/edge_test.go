@@ -306,6 +306,17 @@ func TestBadInputGetsAClearErrorAndDisturbsNobody(t *testing.T) {
 	}
 }
 
+// A token whose key was published a moment ago is let in as soon as the key is
+// here.
+func TestKeyThatIsOnItsWay(t *testing.T) {
+	s := newSetup(t, Config{})
+	s.keys.late.Store(3)
+	s.login(t, "tcp", 0)
+	if n := s.keys.asked.Load(); n != 4 {
+		t.Errorf("the key was looked up %d times, want 4", n)
+	}
+}
+
 func TestMissedPushIsFetched(t *testing.T) {
 	s := newSetup(t, Config{})
 	p := s.login(t, "plain", 0)

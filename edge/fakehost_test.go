@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -294,6 +295,8 @@ func mustMarshal(m pb.Message) []byte {
 
 // keys signs and checks the tests' tokens.
 type keys struct {
+	asked  *atomic.Int64 // counted up by every look-up
+	late   *atomic.Int64 // so many look-ups find nothing yet
 	signer *token.Signer
 }
 
@@ -303,10 +306,13 @@ func newKeys(t testing.TB) keys {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return keys{token.NewSigner(private)}
+	return keys{asked: new(atomic.Int64), late: new(atomic.Int64), signer: token.NewSigner(private)}
 }
 
 func (k keys) PublicKey(kid string) (ed25519.PublicKey, bool) {
+	if k.asked.Add(1) <= k.late.Load() {
+		return nil, false
+	}
 	return k.signer.PublicKey(), kid == k.signer.KeyID()
 }
 
