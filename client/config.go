@@ -44,10 +44,14 @@ func (s State) String() string {
 	return "disconnected"
 }
 
-// Update is one update of the user's log.
+// Update is one update of the user's log. One of the pointers is set; none, if
+// the server is newer than this package.
 type Update struct {
-	Pts   proto.Pts
-	Event *clientpb.Event // BodyMissing: its text comes later, by OnBody
+	Pts     proto.Pts
+	Event   *clientpb.Event // BodyMissing: its text comes later, by OnBody
+	Mark    *clientpb.Mark
+	Contact *clientpb.ContactEvent
+	Profile *clientpb.Card
 }
 
 // Resync tells that updates between the position asked for and Pts are not to
@@ -81,6 +85,11 @@ type Config struct {
 	OnUpdate func(Update)
 	// OnBody is given the event of an update that came without body.
 	OnBody func(Update)
+	// OnPresence and OnTyping are told of friends, not in order with updates
+	// and never concurrently with them. They must not wait for the client's own
+	// methods. They are only called with Subscribe.
+	OnPresence func(*clientpb.Presence)
+	OnTyping   func(*clientpb.TypingNow)
 	// OnResync is called before the first update after a gap.
 	OnResync func(Resync)
 	// OnState is told every change, with the error that caused it.

@@ -254,6 +254,14 @@ func (c *Client) receive(conn *connection) error {
 		case *clientpb.ServerFrame_Closing:
 			return c.closing(body.Closing)
 		case *clientpb.ServerFrame_HeartbeatAck:
+		case *clientpb.ServerFrame_Presence:
+			if c.cfg.OnPresence != nil {
+				c.cfg.OnPresence(body.Presence)
+			}
+		case *clientpb.ServerFrame_TypingNow:
+			if c.cfg.OnTyping != nil {
+				c.cfg.OnTyping(body.TypingNow)
+			}
 		default:
 			if e := f.GetError(); e != nil && f.Id == 0 {
 				return serverError(e)
@@ -281,8 +289,8 @@ func (c *Client) updates(list []*clientpb.Update) error {
 		if pts != last+1 {
 			return fmt.Errorf("client: update %d follows %d: resuming", pts, last)
 		}
-		update := Update{Pts: pts, Event: u.GetEvent()}
-		if c.cfg.OnUpdate != nil && update.Event != nil {
+		update := Update{Pts: pts, Event: u.GetEvent(), Mark: u.GetMark(), Contact: u.GetContact(), Profile: u.GetProfile()}
+		if c.cfg.OnUpdate != nil {
 			c.cfg.OnUpdate(update)
 		}
 		c.mu.Lock()

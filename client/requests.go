@@ -51,18 +51,30 @@ func (c *Client) find(ctx context.Context, q *clientpb.FindUser) (proto.EntityID
 	return proto.EntityID(found.GetUser()), found.GetName(), err
 }
 
-// Logout ends this connection after what was queued has been written. The
-// device stays known; its token stays valid.
-func (c *Client) Logout() {
+// Typing tells the other members of a thread that the user is writing. It is
+// lost when there is no connection; the server passes on at most one in
+// [proto.TypingInterval].
+func (c *Client) Typing(thread string) {
+	c.say(&clientpb.ClientFrame{Body: &clientpb.ClientFrame_Typing{Typing: &clientpb.Typing{Thread: thread}}})
+}
+
+// say writes a frame that has no answer, if there is a connection.
+func (c *Client) say(f *clientpb.ClientFrame) {
 	c.mu.Lock()
 	conn := c.conn
 	c.mu.Unlock()
 	if conn == nil {
 		return
 	}
-	if buf, err := appendFrame(nil, &clientpb.ClientFrame{Body: &clientpb.ClientFrame_Logout{Logout: &clientpb.Logout{}}}); err == nil {
+	if buf, err := appendFrame(nil, f); err == nil {
 		_ = c.flush(conn, buf)
 	}
+}
+
+// Logout ends this connection after what was queued has been written. The
+// device stays known; its token stays valid.
+func (c *Client) Logout() {
+	c.say(&clientpb.ClientFrame{Body: &clientpb.ClientFrame_Logout{Logout: &clientpb.Logout{}}})
 }
 
 // fetchBody reads the event of an update that came without body, as soon as

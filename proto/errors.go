@@ -51,7 +51,12 @@ const (
 	CodeForbidden      Code = 23 // not allowed for this caller
 	CodeCorrupt        Code = 24 // stored data failed its checksum
 
-	CodeWrongCode Code = 25 // no mailed code, a wrong one, or one used up
+	CodeWrongCode  Code = 25 // no mailed code, a wrong one, or one used up
+	CodeBlocked    Code = 26 // one of the two has blocked the other
+	CodeNotFriends Code = 27 // only friends may do this
+	CodeNoRequest  Code = 28 // there is no request to answer
+	CodeWrongTOTP  Code = 29 // a second factor is needed, or is wrong
+	CodeTooMany    Code = 30 // a limit on how many there may be is reached
 
 	CodeOverloaded   Code = 40 // a queue is full
 	CodeAfterUnknown Code = 41 // the named previous send is not known yet
@@ -102,6 +107,11 @@ var codes = map[Code]codeInfo{
 	CodeForbidden:      {name: "forbidden"},
 	CodeCorrupt:        {name: "corrupt"},
 	CodeWrongCode:      {name: "wrong_code"},
+	CodeBlocked:        {name: "blocked"},
+	CodeNotFriends:     {name: "not_friends"},
+	CodeNoRequest:      {name: "no_request"},
+	CodeWrongTOTP:      {name: "wrong_totp"},
+	CodeTooMany:        {name: "too_many"},
 	CodeOverloaded:     {name: "overloaded", class: ClassRetryLater, retry: 200 * time.Millisecond},
 	CodeAfterUnknown:   {name: "after_unknown", class: ClassRetryLater, retry: 50 * time.Millisecond},
 	CodeNotReady:       {name: "not_ready", class: ClassRetryLater, retry: 100 * time.Millisecond},

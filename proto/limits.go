@@ -36,6 +36,28 @@ const (
 	DeviceIDBytesMax = 64
 	// NameBytesMax bounds a user name.
 	NameBytesMax = 32
+	// NickBytesMax, DescriptionBytesMax and SexBytesMax bound a card, so that a
+	// page of contacts with cards fits a frame.
+	NickBytesMax        = 64
+	DescriptionBytesMax = 512
+	SexBytesMax         = 32
+	// GreetingBytesMax bounds the greeting of a friend request.
+	GreetingBytesMax = 512
+	// AliasBytesMax, TagsMax and TagBytesMax bound what a user notes of a
+	// contact.
+	AliasBytesMax = 64
+	TagsMax       = 16
+	TagBytesMax   = 32
+	// ContactsMax bounds a user's contacts: every change of his card goes to
+	// each friend.
+	ContactsMax = 10_000
+	// PlaceNameBytesMax bounds the name of a location.
+	PlaceNameBytesMax = 200
+	// PeopleMax and PeopleDefault bound the cards of one search, PrefixBytesMin
+	// what it must begin with.
+	PeopleMax      = 50
+	PeopleDefault  = 20
+	PrefixBytesMin = 2
 	// ChannelRowsMax is the length past which sends that need a channel are
 	// answered "retry later".
 	ChannelRowsMax = 10_000_000
@@ -57,6 +79,19 @@ const (
 	// HostSilentTimeout is how long an edge waits for a sign of a host
 	// before it re-attaches the host's sessions elsewhere.
 	HostSilentTimeout = time.Second
+
+	// MarkInterval is the least time between two marks of one kind, thread and
+	// member.
+	MarkInterval = time.Second
+	// PresenceRefresh is how often a host says again who of its users is
+	// online; PresenceLifetime is how long it is believed, so that the death of
+	// a host does not leave people online for more than 30 s.
+	PresenceRefresh  = 10 * time.Second
+	PresenceLifetime = 25 * time.Second
+	// TypingInterval is the least time between two signs of typing of one user
+	// and thread that are passed on; TypingLifetime is how long one holds.
+	TypingInterval = 2 * time.Second
+	TypingLifetime = 5 * time.Second
 
 	// ClientMsgIDPast and ClientMsgIDFuture bound a client message id's time
 	// around the server's. Ids are forgotten after ClientMsgIDPast, so an

@@ -68,7 +68,7 @@ func (ses *session) send(id uint64, m *clientpb.SendMessage) {
 		}
 		c := &cellpb.AppendMessage{
 			Thread: m.Thread, From: uint64(ses.user.id), ClientMsgId: m.ClientMsgId, After: m.After,
-			Text: &cellpb.TextBody{Text: m.Text.Text}, FromName: ses.user.name, ToName: peer.name, Device: ses.device,
+			Text: &cellpb.TextBody{Text: m.GetText().GetText()}, FromName: ses.user.name, ToName: peer.name, Device: ses.device,
 		}
 		done := func(r *cellpb.Result, err *proto.Error) {
 			if err == nil && r.Code != 0 {
@@ -88,7 +88,7 @@ func (ses *session) send(id uint64, m *clientpb.SendMessage) {
 			})
 			return
 		}
-		h.propose(&cellpb.Command{Body: &cellpb.Command_AppendMessage{AppendMessage: c}}, 100+len(c.Text.Text), done)
+		h.propose(&cellpb.Command{Body: &cellpb.Command_AppendMessage{AppendMessage: c}}, 100+len(c.Text.GetText()), done)
 	})
 }
 

@@ -10,6 +10,7 @@
 package cellpb
 
 import (
+	client "github.com/waggle-im/waggle/proto/client"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
@@ -1011,6 +1012,9 @@ type RelayRequest struct {
 	//	*RelayRequest_LogoutDevice
 	//	*RelayRequest_RaiseAuthority
 	//	*RelayRequest_RefreshDevice
+	//	*RelayRequest_ChangeContact
+	//	*RelayRequest_ReadCards
+	//	*RelayRequest_Signals
 	Body          isRelayRequest_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1164,6 +1168,33 @@ func (x *RelayRequest) GetRefreshDevice() *RefreshDevice {
 	return nil
 }
 
+func (x *RelayRequest) GetChangeContact() *ChangeContact {
+	if x != nil {
+		if x, ok := x.Body.(*RelayRequest_ChangeContact); ok {
+			return x.ChangeContact
+		}
+	}
+	return nil
+}
+
+func (x *RelayRequest) GetReadCards() *ReadCards {
+	if x != nil {
+		if x, ok := x.Body.(*RelayRequest_ReadCards); ok {
+			return x.ReadCards
+		}
+	}
+	return nil
+}
+
+func (x *RelayRequest) GetSignals() *Signals {
+	if x != nil {
+		if x, ok := x.Body.(*RelayRequest_Signals); ok {
+			return x.Signals
+		}
+	}
+	return nil
+}
+
 type isRelayRequest_Body interface {
 	isRelayRequest_Body()
 }
@@ -1208,6 +1239,18 @@ type RelayRequest_RefreshDevice struct {
 	RefreshDevice *RefreshDevice `protobuf:"bytes,13,opt,name=refresh_device,json=refreshDevice,proto3,oneof"`
 }
 
+type RelayRequest_ChangeContact struct {
+	ChangeContact *ChangeContact `protobuf:"bytes,14,opt,name=change_contact,json=changeContact,proto3,oneof"`
+}
+
+type RelayRequest_ReadCards struct {
+	ReadCards *ReadCards `protobuf:"bytes,15,opt,name=read_cards,json=readCards,proto3,oneof"`
+}
+
+type RelayRequest_Signals struct {
+	Signals *Signals `protobuf:"bytes,16,opt,name=signals,proto3,oneof"`
+}
+
 func (*RelayRequest_Append) isRelayRequest_Body() {}
 
 func (*RelayRequest_ChannelRows) isRelayRequest_Body() {}
@@ -1227,6 +1270,12 @@ func (*RelayRequest_LogoutDevice) isRelayRequest_Body() {}
 func (*RelayRequest_RaiseAuthority) isRelayRequest_Body() {}
 
 func (*RelayRequest_RefreshDevice) isRelayRequest_Body() {}
+
+func (*RelayRequest_ChangeContact) isRelayRequest_Body() {}
+
+func (*RelayRequest_ReadCards) isRelayRequest_Body() {}
+
+func (*RelayRequest_Signals) isRelayRequest_Body() {}
 
 type RelayReplyBatch struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1281,6 +1330,7 @@ type RelayReply struct {
 	//	*RelayReply_Result
 	//	*RelayReply_Events
 	//	*RelayReply_User
+	//	*RelayReply_Cards
 	Body          isRelayReply_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1366,6 +1416,15 @@ func (x *RelayReply) GetUser() *UserInfo {
 	return nil
 }
 
+func (x *RelayReply) GetCards() *Cards {
+	if x != nil {
+		if x, ok := x.Body.(*RelayReply_Cards); ok {
+			return x.Cards
+		}
+	}
+	return nil
+}
+
 type isRelayReply_Body interface {
 	isRelayReply_Body()
 }
@@ -1386,6 +1445,10 @@ type RelayReply_User struct {
 	User *UserInfo `protobuf:"bytes,5,opt,name=user,proto3,oneof"`
 }
 
+type RelayReply_Cards struct {
+	Cards *Cards `protobuf:"bytes,6,opt,name=cards,proto3,oneof"`
+}
+
 func (*RelayReply_Refused) isRelayReply_Body() {}
 
 func (*RelayReply_Result) isRelayReply_Body() {}
@@ -1393,6 +1456,8 @@ func (*RelayReply_Result) isRelayReply_Body() {}
 func (*RelayReply_Events) isRelayReply_Body() {}
 
 func (*RelayReply_User) isRelayReply_Body() {}
+
+func (*RelayReply_Cards) isRelayReply_Body() {}
 
 // ReadEvents asks for rows of threads owned by the destination range.
 type ReadEvents struct {
@@ -1559,6 +1624,7 @@ type ReadThread struct {
 	Before        uint64                 `protobuf:"varint,3,opt,name=before,proto3" json:"before,omitempty"`
 	After         uint64                 `protobuf:"varint,4,opt,name=after,proto3" json:"after,omitempty"`
 	Limit         uint32                 `protobuf:"varint,5,opt,name=limit,proto3" json:"limit,omitempty"`
+	AtMs          int64                  `protobuf:"varint,6,opt,name=at_ms,json=atMs,proto3" json:"at_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1628,6 +1694,306 @@ func (x *ReadThread) GetLimit() uint32 {
 	return 0
 }
 
+func (x *ReadThread) GetAtMs() int64 {
+	if x != nil {
+		return x.AtMs
+	}
+	return 0
+}
+
+// ReadCards asks for the cards of users of one range, as viewer may see them:
+// those who block him are left out.
+type ReadCards struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Viewer        uint64                 `protobuf:"varint,1,opt,name=viewer,proto3" json:"viewer,omitempty"`
+	Users         []uint64               `protobuf:"varint,2,rep,packed,name=users,proto3" json:"users,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadCards) Reset() {
+	*x = ReadCards{}
+	mi := &file_proto_cell_cell_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadCards) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadCards) ProtoMessage() {}
+
+func (x *ReadCards) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_cell_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadCards.ProtoReflect.Descriptor instead.
+func (*ReadCards) Descriptor() ([]byte, []int) {
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ReadCards) GetViewer() uint64 {
+	if x != nil {
+		return x.Viewer
+	}
+	return 0
+}
+
+func (x *ReadCards) GetUsers() []uint64 {
+	if x != nil {
+		return x.Users
+	}
+	return nil
+}
+
+type Cards struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cards         []*client.Card         `protobuf:"bytes,1,rep,name=cards,proto3" json:"cards,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Cards) Reset() {
+	*x = Cards{}
+	mi := &file_proto_cell_cell_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Cards) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Cards) ProtoMessage() {}
+
+func (x *Cards) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_cell_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Cards.ProtoReflect.Descriptor instead.
+func (*Cards) Descriptor() ([]byte, []int) {
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *Cards) GetCards() []*client.Card {
+	if x != nil {
+		return x.Cards
+	}
+	return nil
+}
+
+// Signals go from host to host at most once and are never stored.
+type Signals struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Signals       []*Signal              `protobuf:"bytes,1,rep,name=signals,proto3" json:"signals,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Signals) Reset() {
+	*x = Signals{}
+	mi := &file_proto_cell_cell_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Signals) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Signals) ProtoMessage() {}
+
+func (x *Signals) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_cell_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Signals.ProtoReflect.Descriptor instead.
+func (*Signals) Descriptor() ([]byte, []int) {
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *Signals) GetSignals() []*Signal {
+	if x != nil {
+		return x.Signals
+	}
+	return nil
+}
+
+type Signal struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	From  uint64                 `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`
+	To    []uint64               `protobuf:"varint,2,rep,packed,name=to,proto3" json:"to,omitempty"` // users of the destination range
+	// Types that are valid to be assigned to Body:
+	//
+	//	*Signal_Presence
+	//	*Signal_Typing
+	//	*Signal_Probe
+	Body          isSignal_Body `protobuf_oneof:"body"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Signal) Reset() {
+	*x = Signal{}
+	mi := &file_proto_cell_cell_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Signal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Signal) ProtoMessage() {}
+
+func (x *Signal) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_cell_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Signal.ProtoReflect.Descriptor instead.
+func (*Signal) Descriptor() ([]byte, []int) {
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *Signal) GetFrom() uint64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *Signal) GetTo() []uint64 {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+func (x *Signal) GetBody() isSignal_Body {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
+func (x *Signal) GetPresence() *client.FriendPresence {
+	if x != nil {
+		if x, ok := x.Body.(*Signal_Presence); ok {
+			return x.Presence
+		}
+	}
+	return nil
+}
+
+func (x *Signal) GetTyping() *client.TypingNow {
+	if x != nil {
+		if x, ok := x.Body.(*Signal_Typing); ok {
+			return x.Typing
+		}
+	}
+	return nil
+}
+
+func (x *Signal) GetProbe() *PresenceProbe {
+	if x != nil {
+		if x, ok := x.Body.(*Signal_Probe); ok {
+			return x.Probe
+		}
+	}
+	return nil
+}
+
+type isSignal_Body interface {
+	isSignal_Body()
+}
+
+type Signal_Presence struct {
+	Presence *client.FriendPresence `protobuf:"bytes,3,opt,name=presence,proto3,oneof"`
+}
+
+type Signal_Typing struct {
+	Typing *client.TypingNow `protobuf:"bytes,4,opt,name=typing,proto3,oneof"`
+}
+
+type Signal_Probe struct {
+	Probe *PresenceProbe `protobuf:"bytes,5,opt,name=probe,proto3,oneof"` // asks for the presence of to
+}
+
+func (*Signal_Presence) isSignal_Body() {}
+
+func (*Signal_Typing) isSignal_Body() {}
+
+func (*Signal_Probe) isSignal_Body() {}
+
+type PresenceProbe struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PresenceProbe) Reset() {
+	*x = PresenceProbe{}
+	mi := &file_proto_cell_cell_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PresenceProbe) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PresenceProbe) ProtoMessage() {}
+
+func (x *PresenceProbe) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_cell_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PresenceProbe.ProtoReflect.Descriptor instead.
+func (*PresenceProbe) Descriptor() ([]byte, []int) {
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{23}
+}
+
 type ReadUser struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	User          uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"`
@@ -1637,7 +2003,7 @@ type ReadUser struct {
 
 func (x *ReadUser) Reset() {
 	*x = ReadUser{}
-	mi := &file_proto_cell_cell_proto_msgTypes[19]
+	mi := &file_proto_cell_cell_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1649,7 +2015,7 @@ func (x *ReadUser) String() string {
 func (*ReadUser) ProtoMessage() {}
 
 func (x *ReadUser) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[19]
+	mi := &file_proto_cell_cell_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1662,7 +2028,7 @@ func (x *ReadUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadUser.ProtoReflect.Descriptor instead.
 func (*ReadUser) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{19}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ReadUser) GetUser() uint64 {
@@ -1685,7 +2051,7 @@ type UserInfo struct {
 
 func (x *UserInfo) Reset() {
 	*x = UserInfo{}
-	mi := &file_proto_cell_cell_proto_msgTypes[20]
+	mi := &file_proto_cell_cell_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1697,7 +2063,7 @@ func (x *UserInfo) String() string {
 func (*UserInfo) ProtoMessage() {}
 
 func (x *UserInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[20]
+	mi := &file_proto_cell_cell_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1710,7 +2076,7 @@ func (x *UserInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserInfo.ProtoReflect.Descriptor instead.
 func (*UserInfo) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{20}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *UserInfo) GetUser() uint64 {
@@ -1758,7 +2124,7 @@ type DeviceInfo struct {
 
 func (x *DeviceInfo) Reset() {
 	*x = DeviceInfo{}
-	mi := &file_proto_cell_cell_proto_msgTypes[21]
+	mi := &file_proto_cell_cell_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1770,7 +2136,7 @@ func (x *DeviceInfo) String() string {
 func (*DeviceInfo) ProtoMessage() {}
 
 func (x *DeviceInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[21]
+	mi := &file_proto_cell_cell_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1783,7 +2149,7 @@ func (x *DeviceInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceInfo.ProtoReflect.Descriptor instead.
 func (*DeviceInfo) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{21}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DeviceInfo) GetDevice() string {
@@ -1811,7 +2177,7 @@ type Grant struct {
 
 func (x *Grant) Reset() {
 	*x = Grant{}
-	mi := &file_proto_cell_cell_proto_msgTypes[22]
+	mi := &file_proto_cell_cell_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1823,7 +2189,7 @@ func (x *Grant) String() string {
 func (*Grant) ProtoMessage() {}
 
 func (x *Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[22]
+	mi := &file_proto_cell_cell_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1836,7 +2202,7 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{22}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Grant) GetTerm() uint64 {
@@ -1863,7 +2229,7 @@ type LeadBatch struct {
 
 func (x *LeadBatch) Reset() {
 	*x = LeadBatch{}
-	mi := &file_proto_cell_cell_proto_msgTypes[23]
+	mi := &file_proto_cell_cell_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1875,7 +2241,7 @@ func (x *LeadBatch) String() string {
 func (*LeadBatch) ProtoMessage() {}
 
 func (x *LeadBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[23]
+	mi := &file_proto_cell_cell_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1888,7 +2254,7 @@ func (x *LeadBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeadBatch.ProtoReflect.Descriptor instead.
 func (*LeadBatch) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{23}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *LeadBatch) GetFrom() string {
@@ -1922,7 +2288,7 @@ type LeadRequest struct {
 
 func (x *LeadRequest) Reset() {
 	*x = LeadRequest{}
-	mi := &file_proto_cell_cell_proto_msgTypes[24]
+	mi := &file_proto_cell_cell_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1934,7 +2300,7 @@ func (x *LeadRequest) String() string {
 func (*LeadRequest) ProtoMessage() {}
 
 func (x *LeadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[24]
+	mi := &file_proto_cell_cell_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1947,7 +2313,7 @@ func (x *LeadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeadRequest.ProtoReflect.Descriptor instead.
 func (*LeadRequest) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{24}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *LeadRequest) GetId() uint64 {
@@ -2032,6 +2398,8 @@ type LeadRead struct {
 	//	*LeadRead_Channel
 	//	*LeadRead_ChannelHeads
 	//	*LeadRead_ThreadRow
+	//	*LeadRead_Contacts
+	//	*LeadRead_Cards
 	Body          isLeadRead_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2039,7 +2407,7 @@ type LeadRead struct {
 
 func (x *LeadRead) Reset() {
 	*x = LeadRead{}
-	mi := &file_proto_cell_cell_proto_msgTypes[25]
+	mi := &file_proto_cell_cell_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2051,7 +2419,7 @@ func (x *LeadRead) String() string {
 func (*LeadRead) ProtoMessage() {}
 
 func (x *LeadRead) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[25]
+	mi := &file_proto_cell_cell_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2064,7 +2432,7 @@ func (x *LeadRead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeadRead.ProtoReflect.Descriptor instead.
 func (*LeadRead) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{25}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *LeadRead) GetBody() isLeadRead_Body {
@@ -2146,6 +2514,24 @@ func (x *LeadRead) GetThreadRow() *ReadThreadRow {
 	return nil
 }
 
+func (x *LeadRead) GetContacts() *ReadContacts {
+	if x != nil {
+		if x, ok := x.Body.(*LeadRead_Contacts); ok {
+			return x.Contacts
+		}
+	}
+	return nil
+}
+
+func (x *LeadRead) GetCards() *ReadCards {
+	if x != nil {
+		if x, ok := x.Body.(*LeadRead_Cards); ok {
+			return x.Cards
+		}
+	}
+	return nil
+}
+
 type isLeadRead_Body interface {
 	isLeadRead_Body()
 }
@@ -2182,6 +2568,14 @@ type LeadRead_ThreadRow struct {
 	ThreadRow *ReadThreadRow `protobuf:"bytes,8,opt,name=thread_row,json=threadRow,proto3,oneof"`
 }
 
+type LeadRead_Contacts struct {
+	Contacts *ReadContacts `protobuf:"bytes,9,opt,name=contacts,proto3,oneof"`
+}
+
+type LeadRead_Cards struct {
+	Cards *ReadCards `protobuf:"bytes,10,opt,name=cards,proto3,oneof"`
+}
+
 func (*LeadRead_Updates) isLeadRead_Body() {}
 
 func (*LeadRead_Events) isLeadRead_Body() {}
@@ -2198,6 +2592,79 @@ func (*LeadRead_ChannelHeads) isLeadRead_Body() {}
 
 func (*LeadRead_ThreadRow) isLeadRead_Body() {}
 
+func (*LeadRead_Contacts) isLeadRead_Body() {}
+
+func (*LeadRead_Cards) isLeadRead_Body() {}
+
+// ReadContacts pages through a user's contacts by id.
+type ReadContacts struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"`
+	Relations     []client.Relation      `protobuf:"varint,2,rep,packed,name=relations,proto3,enum=waggle.client.v1.Relation" json:"relations,omitempty"`
+	Limit         uint32                 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	After         uint64                 `protobuf:"varint,4,opt,name=after,proto3" json:"after,omitempty"` // contacts above this user id
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadContacts) Reset() {
+	*x = ReadContacts{}
+	mi := &file_proto_cell_cell_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadContacts) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadContacts) ProtoMessage() {}
+
+func (x *ReadContacts) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_cell_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadContacts.ProtoReflect.Descriptor instead.
+func (*ReadContacts) Descriptor() ([]byte, []int) {
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ReadContacts) GetUser() uint64 {
+	if x != nil {
+		return x.User
+	}
+	return 0
+}
+
+func (x *ReadContacts) GetRelations() []client.Relation {
+	if x != nil {
+		return x.Relations
+	}
+	return nil
+}
+
+func (x *ReadContacts) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *ReadContacts) GetAfter() uint64 {
+	if x != nil {
+		return x.After
+	}
+	return 0
+}
+
 // ReadThreadRow asks for one of a user's threads; absent if he is in none.
 type ReadThreadRow struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2209,7 +2676,7 @@ type ReadThreadRow struct {
 
 func (x *ReadThreadRow) Reset() {
 	*x = ReadThreadRow{}
-	mi := &file_proto_cell_cell_proto_msgTypes[26]
+	mi := &file_proto_cell_cell_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2221,7 +2688,7 @@ func (x *ReadThreadRow) String() string {
 func (*ReadThreadRow) ProtoMessage() {}
 
 func (x *ReadThreadRow) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[26]
+	mi := &file_proto_cell_cell_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2234,7 +2701,7 @@ func (x *ReadThreadRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadThreadRow.ProtoReflect.Descriptor instead.
 func (*ReadThreadRow) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{26}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ReadThreadRow) GetUser() uint64 {
@@ -2260,7 +2727,7 @@ type LeadReplyBatch struct {
 
 func (x *LeadReplyBatch) Reset() {
 	*x = LeadReplyBatch{}
-	mi := &file_proto_cell_cell_proto_msgTypes[27]
+	mi := &file_proto_cell_cell_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2272,7 +2739,7 @@ func (x *LeadReplyBatch) String() string {
 func (*LeadReplyBatch) ProtoMessage() {}
 
 func (x *LeadReplyBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[27]
+	mi := &file_proto_cell_cell_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2285,7 +2752,7 @@ func (x *LeadReplyBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeadReplyBatch.ProtoReflect.Descriptor instead.
 func (*LeadReplyBatch) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{27}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *LeadReplyBatch) GetReplies() []*LeadReply {
@@ -2313,7 +2780,7 @@ type LeadReply struct {
 
 func (x *LeadReply) Reset() {
 	*x = LeadReply{}
-	mi := &file_proto_cell_cell_proto_msgTypes[28]
+	mi := &file_proto_cell_cell_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2325,7 +2792,7 @@ func (x *LeadReply) String() string {
 func (*LeadReply) ProtoMessage() {}
 
 func (x *LeadReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[28]
+	mi := &file_proto_cell_cell_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2338,7 +2805,7 @@ func (x *LeadReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeadReply.ProtoReflect.Descriptor instead.
 func (*LeadReply) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{28}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *LeadReply) GetId() uint64 {
@@ -2453,7 +2920,7 @@ type Granted struct {
 
 func (x *Granted) Reset() {
 	*x = Granted{}
-	mi := &file_proto_cell_cell_proto_msgTypes[29]
+	mi := &file_proto_cell_cell_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2465,7 +2932,7 @@ func (x *Granted) String() string {
 func (*Granted) ProtoMessage() {}
 
 func (x *Granted) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[29]
+	mi := &file_proto_cell_cell_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2478,7 +2945,7 @@ func (x *Granted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Granted.ProtoReflect.Descriptor instead.
 func (*Granted) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{29}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Granted) GetRange() uint64 {
@@ -2519,7 +2986,7 @@ type Revoked struct {
 
 func (x *Revoked) Reset() {
 	*x = Revoked{}
-	mi := &file_proto_cell_cell_proto_msgTypes[30]
+	mi := &file_proto_cell_cell_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2531,7 +2998,7 @@ func (x *Revoked) String() string {
 func (*Revoked) ProtoMessage() {}
 
 func (x *Revoked) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[30]
+	mi := &file_proto_cell_cell_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2544,7 +3011,7 @@ func (x *Revoked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revoked.ProtoReflect.Descriptor instead.
 func (*Revoked) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{30}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Revoked) GetRange() uint64 {
@@ -2573,7 +3040,7 @@ type Applied struct {
 
 func (x *Applied) Reset() {
 	*x = Applied{}
-	mi := &file_proto_cell_cell_proto_msgTypes[31]
+	mi := &file_proto_cell_cell_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2585,7 +3052,7 @@ func (x *Applied) String() string {
 func (*Applied) ProtoMessage() {}
 
 func (x *Applied) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[31]
+	mi := &file_proto_cell_cell_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2598,7 +3065,7 @@ func (x *Applied) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Applied.ProtoReflect.Descriptor instead.
 func (*Applied) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{31}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Applied) GetResults() []*Result {
@@ -2636,7 +3103,7 @@ type LoggedUpdate struct {
 
 func (x *LoggedUpdate) Reset() {
 	*x = LoggedUpdate{}
-	mi := &file_proto_cell_cell_proto_msgTypes[32]
+	mi := &file_proto_cell_cell_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2648,7 +3115,7 @@ func (x *LoggedUpdate) String() string {
 func (*LoggedUpdate) ProtoMessage() {}
 
 func (x *LoggedUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[32]
+	mi := &file_proto_cell_cell_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2661,7 +3128,7 @@ func (x *LoggedUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoggedUpdate.ProtoReflect.Descriptor instead.
 func (*LoggedUpdate) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{32}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *LoggedUpdate) GetUser() uint64 {
@@ -2705,7 +3172,7 @@ type ReadUpdates struct {
 
 func (x *ReadUpdates) Reset() {
 	*x = ReadUpdates{}
-	mi := &file_proto_cell_cell_proto_msgTypes[33]
+	mi := &file_proto_cell_cell_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2717,7 +3184,7 @@ func (x *ReadUpdates) String() string {
 func (*ReadUpdates) ProtoMessage() {}
 
 func (x *ReadUpdates) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[33]
+	mi := &file_proto_cell_cell_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2730,7 +3197,7 @@ func (x *ReadUpdates) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadUpdates.ProtoReflect.Descriptor instead.
 func (*ReadUpdates) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{33}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ReadUpdates) GetUser() uint64 {
@@ -2779,7 +3246,7 @@ type ReadThreads struct {
 
 func (x *ReadThreads) Reset() {
 	*x = ReadThreads{}
-	mi := &file_proto_cell_cell_proto_msgTypes[34]
+	mi := &file_proto_cell_cell_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2791,7 +3258,7 @@ func (x *ReadThreads) String() string {
 func (*ReadThreads) ProtoMessage() {}
 
 func (x *ReadThreads) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[34]
+	mi := &file_proto_cell_cell_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2804,7 +3271,7 @@ func (x *ReadThreads) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadThreads.ProtoReflect.Descriptor instead.
 func (*ReadThreads) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{34}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ReadThreads) GetUser() uint64 {
@@ -2839,7 +3306,7 @@ type ReadChannel struct {
 
 func (x *ReadChannel) Reset() {
 	*x = ReadChannel{}
-	mi := &file_proto_cell_cell_proto_msgTypes[35]
+	mi := &file_proto_cell_cell_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2851,7 +3318,7 @@ func (x *ReadChannel) String() string {
 func (*ReadChannel) ProtoMessage() {}
 
 func (x *ReadChannel) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[35]
+	mi := &file_proto_cell_cell_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2864,7 +3331,7 @@ func (x *ReadChannel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadChannel.ProtoReflect.Descriptor instead.
 func (*ReadChannel) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{35}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ReadChannel) GetDest() uint64 {
@@ -2896,7 +3363,7 @@ type ReadChannelHeads struct {
 
 func (x *ReadChannelHeads) Reset() {
 	*x = ReadChannelHeads{}
-	mi := &file_proto_cell_cell_proto_msgTypes[36]
+	mi := &file_proto_cell_cell_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2908,7 +3375,7 @@ func (x *ReadChannelHeads) String() string {
 func (*ReadChannelHeads) ProtoMessage() {}
 
 func (x *ReadChannelHeads) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[36]
+	mi := &file_proto_cell_cell_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2921,7 +3388,7 @@ func (x *ReadChannelHeads) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadChannelHeads.ProtoReflect.Descriptor instead.
 func (*ReadChannelHeads) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{36}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{42}
 }
 
 type ReadResult struct {
@@ -2936,13 +3403,16 @@ type ReadResult struct {
 	User          *UserInfo              `protobuf:"bytes,8,opt,name=user,proto3" json:"user,omitempty"`
 	ChannelRows   []*ChannelRow          `protobuf:"bytes,9,rep,name=channel_rows,json=channelRows,proto3" json:"channel_rows,omitempty"`
 	ChannelHeads  []*ChannelHead         `protobuf:"bytes,10,rep,name=channel_heads,json=channelHeads,proto3" json:"channel_heads,omitempty"`
+	Contacts      []*client.Contact      `protobuf:"bytes,11,rep,name=contacts,proto3" json:"contacts,omitempty"`
+	More          bool                   `protobuf:"varint,12,opt,name=more,proto3" json:"more,omitempty"`
+	Cards         *Cards                 `protobuf:"bytes,13,opt,name=cards,proto3" json:"cards,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReadResult) Reset() {
 	*x = ReadResult{}
-	mi := &file_proto_cell_cell_proto_msgTypes[37]
+	mi := &file_proto_cell_cell_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2954,7 +3424,7 @@ func (x *ReadResult) String() string {
 func (*ReadResult) ProtoMessage() {}
 
 func (x *ReadResult) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[37]
+	mi := &file_proto_cell_cell_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2967,7 +3437,7 @@ func (x *ReadResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadResult.ProtoReflect.Descriptor instead.
 func (*ReadResult) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{37}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ReadResult) GetUpdates() []*LoggedUpdate {
@@ -3040,6 +3510,27 @@ func (x *ReadResult) GetChannelHeads() []*ChannelHead {
 	return nil
 }
 
+func (x *ReadResult) GetContacts() []*client.Contact {
+	if x != nil {
+		return x.Contacts
+	}
+	return nil
+}
+
+func (x *ReadResult) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+func (x *ReadResult) GetCards() *Cards {
+	if x != nil {
+		return x.Cards
+	}
+	return nil
+}
+
 type JoinedThreadRow struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Thread        string                 `protobuf:"bytes,1,opt,name=thread,proto3" json:"thread,omitempty"`
@@ -3051,7 +3542,7 @@ type JoinedThreadRow struct {
 
 func (x *JoinedThreadRow) Reset() {
 	*x = JoinedThreadRow{}
-	mi := &file_proto_cell_cell_proto_msgTypes[38]
+	mi := &file_proto_cell_cell_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3063,7 +3554,7 @@ func (x *JoinedThreadRow) String() string {
 func (*JoinedThreadRow) ProtoMessage() {}
 
 func (x *JoinedThreadRow) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[38]
+	mi := &file_proto_cell_cell_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3076,7 +3567,7 @@ func (x *JoinedThreadRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinedThreadRow.ProtoReflect.Descriptor instead.
 func (*JoinedThreadRow) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{38}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *JoinedThreadRow) GetThread() string {
@@ -3111,7 +3602,7 @@ type ChannelHead struct {
 
 func (x *ChannelHead) Reset() {
 	*x = ChannelHead{}
-	mi := &file_proto_cell_cell_proto_msgTypes[39]
+	mi := &file_proto_cell_cell_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3123,7 +3614,7 @@ func (x *ChannelHead) String() string {
 func (*ChannelHead) ProtoMessage() {}
 
 func (x *ChannelHead) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[39]
+	mi := &file_proto_cell_cell_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3136,7 +3627,7 @@ func (x *ChannelHead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChannelHead.ProtoReflect.Descriptor instead.
 func (*ChannelHead) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{39}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ChannelHead) GetDest() uint64 {
@@ -3174,7 +3665,7 @@ type RaftBatch struct {
 
 func (x *RaftBatch) Reset() {
 	*x = RaftBatch{}
-	mi := &file_proto_cell_cell_proto_msgTypes[40]
+	mi := &file_proto_cell_cell_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3186,7 +3677,7 @@ func (x *RaftBatch) String() string {
 func (*RaftBatch) ProtoMessage() {}
 
 func (x *RaftBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[40]
+	mi := &file_proto_cell_cell_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3199,7 +3690,7 @@ func (x *RaftBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftBatch.ProtoReflect.Descriptor instead.
 func (*RaftBatch) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{40}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RaftBatch) GetFrom() string {
@@ -3243,7 +3734,7 @@ type RaftMessage struct {
 
 func (x *RaftMessage) Reset() {
 	*x = RaftMessage{}
-	mi := &file_proto_cell_cell_proto_msgTypes[41]
+	mi := &file_proto_cell_cell_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3255,7 +3746,7 @@ func (x *RaftMessage) String() string {
 func (*RaftMessage) ProtoMessage() {}
 
 func (x *RaftMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[41]
+	mi := &file_proto_cell_cell_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3268,7 +3759,7 @@ func (x *RaftMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftMessage.ProtoReflect.Descriptor instead.
 func (*RaftMessage) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{41}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *RaftMessage) GetRange() uint64 {
@@ -3318,7 +3809,7 @@ type QuietGroup struct {
 
 func (x *QuietGroup) Reset() {
 	*x = QuietGroup{}
-	mi := &file_proto_cell_cell_proto_msgTypes[42]
+	mi := &file_proto_cell_cell_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3330,7 +3821,7 @@ func (x *QuietGroup) String() string {
 func (*QuietGroup) ProtoMessage() {}
 
 func (x *QuietGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[42]
+	mi := &file_proto_cell_cell_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3343,7 +3834,7 @@ func (x *QuietGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuietGroup.ProtoReflect.Descriptor instead.
 func (*QuietGroup) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{42}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *QuietGroup) GetRange() uint64 {
@@ -3382,7 +3873,7 @@ type RaftAck struct {
 
 func (x *RaftAck) Reset() {
 	*x = RaftAck{}
-	mi := &file_proto_cell_cell_proto_msgTypes[43]
+	mi := &file_proto_cell_cell_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3394,7 +3885,7 @@ func (x *RaftAck) String() string {
 func (*RaftAck) ProtoMessage() {}
 
 func (x *RaftAck) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[43]
+	mi := &file_proto_cell_cell_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3407,7 +3898,7 @@ func (x *RaftAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftAck.ProtoReflect.Descriptor instead.
 func (*RaftAck) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{43}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{49}
 }
 
 type SnapshotChunk struct {
@@ -3422,7 +3913,7 @@ type SnapshotChunk struct {
 
 func (x *SnapshotChunk) Reset() {
 	*x = SnapshotChunk{}
-	mi := &file_proto_cell_cell_proto_msgTypes[44]
+	mi := &file_proto_cell_cell_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3434,7 +3925,7 @@ func (x *SnapshotChunk) String() string {
 func (*SnapshotChunk) ProtoMessage() {}
 
 func (x *SnapshotChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[44]
+	mi := &file_proto_cell_cell_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3447,7 +3938,7 @@ func (x *SnapshotChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotChunk.ProtoReflect.Descriptor instead.
 func (*SnapshotChunk) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{44}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *SnapshotChunk) GetHeader() *SnapshotHeader {
@@ -3492,7 +3983,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_proto_cell_cell_proto_msgTypes[45]
+	mi := &file_proto_cell_cell_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3504,7 +3995,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[45]
+	mi := &file_proto_cell_cell_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3517,7 +4008,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{45}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *SnapshotHeader) GetFrom() string {
@@ -3572,7 +4063,7 @@ type KeyValue struct {
 
 func (x *KeyValue) Reset() {
 	*x = KeyValue{}
-	mi := &file_proto_cell_cell_proto_msgTypes[46]
+	mi := &file_proto_cell_cell_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3584,7 +4075,7 @@ func (x *KeyValue) String() string {
 func (*KeyValue) ProtoMessage() {}
 
 func (x *KeyValue) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[46]
+	mi := &file_proto_cell_cell_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3597,7 +4088,7 @@ func (x *KeyValue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyValue.ProtoReflect.Descriptor instead.
 func (*KeyValue) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{46}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *KeyValue) GetKey() []byte {
@@ -3624,7 +4115,7 @@ type SnapshotAck struct {
 
 func (x *SnapshotAck) Reset() {
 	*x = SnapshotAck{}
-	mi := &file_proto_cell_cell_proto_msgTypes[47]
+	mi := &file_proto_cell_cell_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3636,7 +4127,7 @@ func (x *SnapshotAck) String() string {
 func (*SnapshotAck) ProtoMessage() {}
 
 func (x *SnapshotAck) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[47]
+	mi := &file_proto_cell_cell_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3649,7 +4140,7 @@ func (x *SnapshotAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotAck.ProtoReflect.Descriptor instead.
 func (*SnapshotAck) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{47}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *SnapshotAck) GetDone() bool {
@@ -3677,7 +4168,7 @@ type CreateReplicaRequest struct {
 
 func (x *CreateReplicaRequest) Reset() {
 	*x = CreateReplicaRequest{}
-	mi := &file_proto_cell_cell_proto_msgTypes[48]
+	mi := &file_proto_cell_cell_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3689,7 +4180,7 @@ func (x *CreateReplicaRequest) String() string {
 func (*CreateReplicaRequest) ProtoMessage() {}
 
 func (x *CreateReplicaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[48]
+	mi := &file_proto_cell_cell_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3702,7 +4193,7 @@ func (x *CreateReplicaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateReplicaRequest.ProtoReflect.Descriptor instead.
 func (*CreateReplicaRequest) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{48}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *CreateReplicaRequest) GetDescriptor_() *Descriptor {
@@ -3734,7 +4225,7 @@ type CreateReplicaReply struct {
 
 func (x *CreateReplicaReply) Reset() {
 	*x = CreateReplicaReply{}
-	mi := &file_proto_cell_cell_proto_msgTypes[49]
+	mi := &file_proto_cell_cell_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3746,7 +4237,7 @@ func (x *CreateReplicaReply) String() string {
 func (*CreateReplicaReply) ProtoMessage() {}
 
 func (x *CreateReplicaReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[49]
+	mi := &file_proto_cell_cell_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3759,7 +4250,7 @@ func (x *CreateReplicaReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateReplicaReply.ProtoReflect.Descriptor instead.
 func (*CreateReplicaReply) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{49}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{55}
 }
 
 type WhoHostsRequest struct {
@@ -3771,7 +4262,7 @@ type WhoHostsRequest struct {
 
 func (x *WhoHostsRequest) Reset() {
 	*x = WhoHostsRequest{}
-	mi := &file_proto_cell_cell_proto_msgTypes[50]
+	mi := &file_proto_cell_cell_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3783,7 +4274,7 @@ func (x *WhoHostsRequest) String() string {
 func (*WhoHostsRequest) ProtoMessage() {}
 
 func (x *WhoHostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[50]
+	mi := &file_proto_cell_cell_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3796,7 +4287,7 @@ func (x *WhoHostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoHostsRequest.ProtoReflect.Descriptor instead.
 func (*WhoHostsRequest) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{50}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *WhoHostsRequest) GetRanges() []uint64 {
@@ -3815,7 +4306,7 @@ type WhoHostsReply struct {
 
 func (x *WhoHostsReply) Reset() {
 	*x = WhoHostsReply{}
-	mi := &file_proto_cell_cell_proto_msgTypes[51]
+	mi := &file_proto_cell_cell_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3827,7 +4318,7 @@ func (x *WhoHostsReply) String() string {
 func (*WhoHostsReply) ProtoMessage() {}
 
 func (x *WhoHostsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[51]
+	mi := &file_proto_cell_cell_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3840,7 +4331,7 @@ func (x *WhoHostsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoHostsReply.ProtoReflect.Descriptor instead.
 func (*WhoHostsReply) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{51}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *WhoHostsReply) GetRoutes() []*Route {
@@ -3858,7 +4349,7 @@ type RangesRequest struct {
 
 func (x *RangesRequest) Reset() {
 	*x = RangesRequest{}
-	mi := &file_proto_cell_cell_proto_msgTypes[52]
+	mi := &file_proto_cell_cell_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3870,7 +4361,7 @@ func (x *RangesRequest) String() string {
 func (*RangesRequest) ProtoMessage() {}
 
 func (x *RangesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[52]
+	mi := &file_proto_cell_cell_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3883,7 +4374,7 @@ func (x *RangesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangesRequest.ProtoReflect.Descriptor instead.
 func (*RangesRequest) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{52}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{58}
 }
 
 type RangesReply struct {
@@ -3895,7 +4386,7 @@ type RangesReply struct {
 
 func (x *RangesReply) Reset() {
 	*x = RangesReply{}
-	mi := &file_proto_cell_cell_proto_msgTypes[53]
+	mi := &file_proto_cell_cell_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3907,7 +4398,7 @@ func (x *RangesReply) String() string {
 func (*RangesReply) ProtoMessage() {}
 
 func (x *RangesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[53]
+	mi := &file_proto_cell_cell_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3920,7 +4411,7 @@ func (x *RangesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangesReply.ProtoReflect.Descriptor instead.
 func (*RangesReply) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{53}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *RangesReply) GetReplicas() []*ReplicaStatus {
@@ -3951,7 +4442,7 @@ type ReplicaStatus struct {
 
 func (x *ReplicaStatus) Reset() {
 	*x = ReplicaStatus{}
-	mi := &file_proto_cell_cell_proto_msgTypes[54]
+	mi := &file_proto_cell_cell_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3963,7 +4454,7 @@ func (x *ReplicaStatus) String() string {
 func (*ReplicaStatus) ProtoMessage() {}
 
 func (x *ReplicaStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[54]
+	mi := &file_proto_cell_cell_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3976,7 +4467,7 @@ func (x *ReplicaStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaStatus.ProtoReflect.Descriptor instead.
 func (*ReplicaStatus) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{54}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ReplicaStatus) GetDescriptor_() *Descriptor {
@@ -4079,7 +4570,7 @@ type SessionsRequest struct {
 
 func (x *SessionsRequest) Reset() {
 	*x = SessionsRequest{}
-	mi := &file_proto_cell_cell_proto_msgTypes[55]
+	mi := &file_proto_cell_cell_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4091,7 +4582,7 @@ func (x *SessionsRequest) String() string {
 func (*SessionsRequest) ProtoMessage() {}
 
 func (x *SessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[55]
+	mi := &file_proto_cell_cell_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4104,7 +4595,7 @@ func (x *SessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionsRequest.ProtoReflect.Descriptor instead.
 func (*SessionsRequest) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{55}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *SessionsRequest) GetUser() uint64 {
@@ -4124,7 +4615,7 @@ type SessionsReply struct {
 
 func (x *SessionsReply) Reset() {
 	*x = SessionsReply{}
-	mi := &file_proto_cell_cell_proto_msgTypes[56]
+	mi := &file_proto_cell_cell_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4136,7 +4627,7 @@ func (x *SessionsReply) String() string {
 func (*SessionsReply) ProtoMessage() {}
 
 func (x *SessionsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[56]
+	mi := &file_proto_cell_cell_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4149,7 +4640,7 @@ func (x *SessionsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionsReply.ProtoReflect.Descriptor instead.
 func (*SessionsReply) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{56}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *SessionsReply) GetSessions() uint64 {
@@ -4180,7 +4671,7 @@ type SessionInfo struct {
 
 func (x *SessionInfo) Reset() {
 	*x = SessionInfo{}
-	mi := &file_proto_cell_cell_proto_msgTypes[57]
+	mi := &file_proto_cell_cell_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4192,7 +4683,7 @@ func (x *SessionInfo) String() string {
 func (*SessionInfo) ProtoMessage() {}
 
 func (x *SessionInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[57]
+	mi := &file_proto_cell_cell_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4205,7 +4696,7 @@ func (x *SessionInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionInfo.ProtoReflect.Descriptor instead.
 func (*SessionInfo) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{57}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *SessionInfo) GetUser() uint64 {
@@ -4254,7 +4745,7 @@ var File_proto_cell_cell_proto protoreflect.FileDescriptor
 
 const file_proto_cell_cell_proto_rawDesc = "" +
 	"\n" +
-	"\x15proto/cell/cell.proto\x12\x0ewaggle.cell.v1\x1a\x18proto/cell/command.proto\x1a\x16proto/cell/state.proto\"R\n" +
+	"\x15proto/cell/cell.proto\x12\x0ewaggle.cell.v1\x1a\x18proto/cell/command.proto\x1a\x16proto/cell/state.proto\x1a\x19proto/client/client.proto\"R\n" +
 	"\tEdgeBatch\x12\x12\n" +
 	"\x04edge\x18\x01 \x01(\tR\x04edge\x121\n" +
 	"\x06frames\x18\x02 \x03(\v2\x19.waggle.cell.v1.EdgeFrameR\x06frames\"\xef\x01\n" +
@@ -4325,7 +4816,7 @@ const file_proto_cell_cell_proto_rawDesc = "" +
 	"\n" +
 	"RelayBatch\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\tR\x04from\x128\n" +
-	"\brequests\x18\x02 \x03(\v2\x1c.waggle.cell.v1.RelayRequestR\brequests\"\xdd\x05\n" +
+	"\brequests\x18\x02 \x03(\v2\x1c.waggle.cell.v1.RelayRequestR\brequests\"\x96\a\n" +
 	"\fRelayRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x14\n" +
 	"\x05range\x18\x02 \x01(\x04R\x05range\x12\x14\n" +
@@ -4343,17 +4834,22 @@ const file_proto_cell_cell_proto_rawDesc = "" +
 	" \x01(\v2\x18.waggle.cell.v1.ReadUserH\x00R\breadUser\x12C\n" +
 	"\rlogout_device\x18\v \x01(\v2\x1c.waggle.cell.v1.LogoutDeviceH\x00R\flogoutDevice\x12I\n" +
 	"\x0fraise_authority\x18\f \x01(\v2\x1e.waggle.cell.v1.RaiseAuthorityH\x00R\x0eraiseAuthority\x12F\n" +
-	"\x0erefresh_device\x18\r \x01(\v2\x1d.waggle.cell.v1.RefreshDeviceH\x00R\rrefreshDeviceB\x06\n" +
+	"\x0erefresh_device\x18\r \x01(\v2\x1d.waggle.cell.v1.RefreshDeviceH\x00R\rrefreshDevice\x12F\n" +
+	"\x0echange_contact\x18\x0e \x01(\v2\x1d.waggle.cell.v1.ChangeContactH\x00R\rchangeContact\x12:\n" +
+	"\n" +
+	"read_cards\x18\x0f \x01(\v2\x19.waggle.cell.v1.ReadCardsH\x00R\treadCards\x123\n" +
+	"\asignals\x18\x10 \x01(\v2\x17.waggle.cell.v1.SignalsH\x00R\asignalsB\x06\n" +
 	"\x04body\"G\n" +
 	"\x0fRelayReplyBatch\x124\n" +
-	"\areplies\x18\x01 \x03(\v2\x1a.waggle.cell.v1.RelayReplyR\areplies\"\xed\x01\n" +
+	"\areplies\x18\x01 \x03(\v2\x1a.waggle.cell.v1.RelayReplyR\areplies\"\x9c\x02\n" +
 	"\n" +
 	"RelayReply\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x123\n" +
 	"\arefused\x18\x02 \x01(\v2\x17.waggle.cell.v1.RefusedH\x00R\arefused\x120\n" +
 	"\x06result\x18\x03 \x01(\v2\x16.waggle.cell.v1.ResultH\x00R\x06result\x120\n" +
 	"\x06events\x18\x04 \x01(\v2\x16.waggle.cell.v1.EventsH\x00R\x06events\x12.\n" +
-	"\x04user\x18\x05 \x01(\v2\x18.waggle.cell.v1.UserInfoH\x00R\x04userB\x06\n" +
+	"\x04user\x18\x05 \x01(\v2\x18.waggle.cell.v1.UserInfoH\x00R\x04user\x12-\n" +
+	"\x05cards\x18\x06 \x01(\v2\x15.waggle.cell.v1.CardsH\x00R\x05cardsB\x06\n" +
 	"\x04body\":\n" +
 	"\n" +
 	"ReadEvents\x12,\n" +
@@ -4364,14 +4860,30 @@ const file_proto_cell_cell_proto_rawDesc = "" +
 	"\x06Events\x123\n" +
 	"\x06events\x18\x01 \x03(\v2\x1b.waggle.cell.v1.StoredEventR\x06events\x12,\n" +
 	"\x04refs\x18\x02 \x03(\v2\x18.waggle.cell.v1.EventRefR\x04refs\x12\x12\n" +
-	"\x04more\x18\x03 \x01(\bR\x04more\"|\n" +
+	"\x04more\x18\x03 \x01(\bR\x04more\"\x91\x01\n" +
 	"\n" +
 	"ReadThread\x12\x16\n" +
 	"\x06thread\x18\x01 \x01(\tR\x06thread\x12\x12\n" +
 	"\x04user\x18\x02 \x01(\x04R\x04user\x12\x16\n" +
 	"\x06before\x18\x03 \x01(\x04R\x06before\x12\x14\n" +
 	"\x05after\x18\x04 \x01(\x04R\x05after\x12\x14\n" +
-	"\x05limit\x18\x05 \x01(\rR\x05limit\"\x1e\n" +
+	"\x05limit\x18\x05 \x01(\rR\x05limit\x12\x13\n" +
+	"\x05at_ms\x18\x06 \x01(\x03R\x04atMs\"9\n" +
+	"\tReadCards\x12\x16\n" +
+	"\x06viewer\x18\x01 \x01(\x04R\x06viewer\x12\x14\n" +
+	"\x05users\x18\x02 \x03(\x04R\x05users\"5\n" +
+	"\x05Cards\x12,\n" +
+	"\x05cards\x18\x01 \x03(\v2\x16.waggle.client.v1.CardR\x05cards\";\n" +
+	"\aSignals\x120\n" +
+	"\asignals\x18\x01 \x03(\v2\x16.waggle.cell.v1.SignalR\asignals\"\xe2\x01\n" +
+	"\x06Signal\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\x04R\x04from\x12\x0e\n" +
+	"\x02to\x18\x02 \x03(\x04R\x02to\x12>\n" +
+	"\bpresence\x18\x03 \x01(\v2 .waggle.client.v1.FriendPresenceH\x00R\bpresence\x125\n" +
+	"\x06typing\x18\x04 \x01(\v2\x1b.waggle.client.v1.TypingNowH\x00R\x06typing\x125\n" +
+	"\x05probe\x18\x05 \x01(\v2\x1d.waggle.cell.v1.PresenceProbeH\x00R\x05probeB\x06\n" +
+	"\x04body\"\x0f\n" +
+	"\rPresenceProbe\"\x1e\n" +
 	"\bReadUser\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\x04R\x04user\"\xbb\x01\n" +
 	"\bUserInfo\x12\x12\n" +
@@ -4397,7 +4909,7 @@ const file_proto_cell_cell_proto_rawDesc = "" +
 	"\x05grant\x18\x04 \x01(\v2\x15.waggle.cell.v1.GrantR\x05grant\x124\n" +
 	"\apropose\x18\x05 \x01(\v2\x18.waggle.cell.v1.ProposalH\x00R\apropose\x12.\n" +
 	"\x04read\x18\x06 \x01(\v2\x18.waggle.cell.v1.LeadReadH\x00R\x04readB\x06\n" +
-	"\x04body\"\xe2\x03\n" +
+	"\x04body\"\xd1\x04\n" +
 	"\bLeadRead\x127\n" +
 	"\aupdates\x18\x01 \x01(\v2\x1b.waggle.cell.v1.ReadUpdatesH\x00R\aupdates\x124\n" +
 	"\x06events\x18\x02 \x01(\v2\x1a.waggle.cell.v1.ReadEventsH\x00R\x06events\x124\n" +
@@ -4407,8 +4919,16 @@ const file_proto_cell_cell_proto_rawDesc = "" +
 	"\achannel\x18\x06 \x01(\v2\x1b.waggle.cell.v1.ReadChannelH\x00R\achannel\x12G\n" +
 	"\rchannel_heads\x18\a \x01(\v2 .waggle.cell.v1.ReadChannelHeadsH\x00R\fchannelHeads\x12>\n" +
 	"\n" +
-	"thread_row\x18\b \x01(\v2\x1d.waggle.cell.v1.ReadThreadRowH\x00R\tthreadRowB\x06\n" +
-	"\x04body\";\n" +
+	"thread_row\x18\b \x01(\v2\x1d.waggle.cell.v1.ReadThreadRowH\x00R\tthreadRow\x12:\n" +
+	"\bcontacts\x18\t \x01(\v2\x1c.waggle.cell.v1.ReadContactsH\x00R\bcontacts\x121\n" +
+	"\x05cards\x18\n" +
+	" \x01(\v2\x19.waggle.cell.v1.ReadCardsH\x00R\x05cardsB\x06\n" +
+	"\x04body\"\x88\x01\n" +
+	"\fReadContacts\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\x04R\x04user\x128\n" +
+	"\trelations\x18\x02 \x03(\x0e2\x1a.waggle.client.v1.RelationR\trelations\x12\x14\n" +
+	"\x05limit\x18\x03 \x01(\rR\x05limit\x12\x14\n" +
+	"\x05after\x18\x04 \x01(\x04R\x05after\";\n" +
 	"\rReadThreadRow\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x16\n" +
 	"\x06thread\x18\x02 \x01(\tR\x06thread\"E\n" +
@@ -4456,7 +4976,7 @@ const file_proto_cell_cell_proto_rawDesc = "" +
 	"\x04dest\x18\x01 \x01(\x04R\x04dest\x12\x14\n" +
 	"\x05after\x18\x02 \x01(\x04R\x05after\x12\x14\n" +
 	"\x05limit\x18\x03 \x01(\rR\x05limit\"\x12\n" +
-	"\x10ReadChannelHeads\"\xc4\x03\n" +
+	"\x10ReadChannelHeads\"\xbc\x04\n" +
 	"\n" +
 	"ReadResult\x126\n" +
 	"\aupdates\x18\x01 \x03(\v2\x1c.waggle.cell.v1.LoggedUpdateR\aupdates\x12\x18\n" +
@@ -4469,7 +4989,10 @@ const file_proto_cell_cell_proto_rawDesc = "" +
 	"\x04user\x18\b \x01(\v2\x18.waggle.cell.v1.UserInfoR\x04user\x12=\n" +
 	"\fchannel_rows\x18\t \x03(\v2\x1a.waggle.cell.v1.ChannelRowR\vchannelRows\x12@\n" +
 	"\rchannel_heads\x18\n" +
-	" \x03(\v2\x1b.waggle.cell.v1.ChannelHeadR\fchannelHeads\"\x8a\x01\n" +
+	" \x03(\v2\x1b.waggle.cell.v1.ChannelHeadR\fchannelHeads\x125\n" +
+	"\bcontacts\x18\v \x03(\v2\x19.waggle.client.v1.ContactR\bcontacts\x12\x12\n" +
+	"\x04more\x18\f \x01(\bR\x04more\x12+\n" +
+	"\x05cards\x18\r \x01(\v2\x15.waggle.cell.v1.CardsR\x05cards\"\x8a\x01\n" +
 	"\x0fJoinedThreadRow\x12\x16\n" +
 	"\x06thread\x18\x01 \x01(\tR\x06thread\x12.\n" +
 	"\x03row\x18\x02 \x01(\v2\x1c.waggle.cell.v1.JoinedThreadR\x03row\x12/\n" +
@@ -4585,82 +5108,94 @@ func file_proto_cell_cell_proto_rawDescGZIP() []byte {
 	return file_proto_cell_cell_proto_rawDescData
 }
 
-var file_proto_cell_cell_proto_msgTypes = make([]protoimpl.MessageInfo, 58)
+var file_proto_cell_cell_proto_msgTypes = make([]protoimpl.MessageInfo, 64)
 var file_proto_cell_cell_proto_goTypes = []any{
-	(*EdgeBatch)(nil),            // 0: waggle.cell.v1.EdgeBatch
-	(*EdgeFrame)(nil),            // 1: waggle.cell.v1.EdgeFrame
-	(*AttachSession)(nil),        // 2: waggle.cell.v1.AttachSession
-	(*DetachSession)(nil),        // 3: waggle.cell.v1.DetachSession
-	(*HostBatch)(nil),            // 4: waggle.cell.v1.HostBatch
-	(*HostFrame)(nil),            // 5: waggle.cell.v1.HostFrame
-	(*Attached)(nil),             // 6: waggle.cell.v1.Attached
-	(*Push)(nil),                 // 7: waggle.cell.v1.Push
-	(*Refused)(nil),              // 8: waggle.cell.v1.Refused
-	(*EndSession)(nil),           // 9: waggle.cell.v1.EndSession
-	(*Route)(nil),                // 10: waggle.cell.v1.Route
-	(*RelayBatch)(nil),           // 11: waggle.cell.v1.RelayBatch
-	(*RelayRequest)(nil),         // 12: waggle.cell.v1.RelayRequest
-	(*RelayReplyBatch)(nil),      // 13: waggle.cell.v1.RelayReplyBatch
-	(*RelayReply)(nil),           // 14: waggle.cell.v1.RelayReply
-	(*ReadEvents)(nil),           // 15: waggle.cell.v1.ReadEvents
-	(*EventRef)(nil),             // 16: waggle.cell.v1.EventRef
-	(*Events)(nil),               // 17: waggle.cell.v1.Events
-	(*ReadThread)(nil),           // 18: waggle.cell.v1.ReadThread
-	(*ReadUser)(nil),             // 19: waggle.cell.v1.ReadUser
-	(*UserInfo)(nil),             // 20: waggle.cell.v1.UserInfo
-	(*DeviceInfo)(nil),           // 21: waggle.cell.v1.DeviceInfo
-	(*Grant)(nil),                // 22: waggle.cell.v1.Grant
-	(*LeadBatch)(nil),            // 23: waggle.cell.v1.LeadBatch
-	(*LeadRequest)(nil),          // 24: waggle.cell.v1.LeadRequest
-	(*LeadRead)(nil),             // 25: waggle.cell.v1.LeadRead
-	(*ReadThreadRow)(nil),        // 26: waggle.cell.v1.ReadThreadRow
-	(*LeadReplyBatch)(nil),       // 27: waggle.cell.v1.LeadReplyBatch
-	(*LeadReply)(nil),            // 28: waggle.cell.v1.LeadReply
-	(*Granted)(nil),              // 29: waggle.cell.v1.Granted
-	(*Revoked)(nil),              // 30: waggle.cell.v1.Revoked
-	(*Applied)(nil),              // 31: waggle.cell.v1.Applied
-	(*LoggedUpdate)(nil),         // 32: waggle.cell.v1.LoggedUpdate
-	(*ReadUpdates)(nil),          // 33: waggle.cell.v1.ReadUpdates
-	(*ReadThreads)(nil),          // 34: waggle.cell.v1.ReadThreads
-	(*ReadChannel)(nil),          // 35: waggle.cell.v1.ReadChannel
-	(*ReadChannelHeads)(nil),     // 36: waggle.cell.v1.ReadChannelHeads
-	(*ReadResult)(nil),           // 37: waggle.cell.v1.ReadResult
-	(*JoinedThreadRow)(nil),      // 38: waggle.cell.v1.JoinedThreadRow
-	(*ChannelHead)(nil),          // 39: waggle.cell.v1.ChannelHead
-	(*RaftBatch)(nil),            // 40: waggle.cell.v1.RaftBatch
-	(*RaftMessage)(nil),          // 41: waggle.cell.v1.RaftMessage
-	(*QuietGroup)(nil),           // 42: waggle.cell.v1.QuietGroup
-	(*RaftAck)(nil),              // 43: waggle.cell.v1.RaftAck
-	(*SnapshotChunk)(nil),        // 44: waggle.cell.v1.SnapshotChunk
-	(*SnapshotHeader)(nil),       // 45: waggle.cell.v1.SnapshotHeader
-	(*KeyValue)(nil),             // 46: waggle.cell.v1.KeyValue
-	(*SnapshotAck)(nil),          // 47: waggle.cell.v1.SnapshotAck
-	(*CreateReplicaRequest)(nil), // 48: waggle.cell.v1.CreateReplicaRequest
-	(*CreateReplicaReply)(nil),   // 49: waggle.cell.v1.CreateReplicaReply
-	(*WhoHostsRequest)(nil),      // 50: waggle.cell.v1.WhoHostsRequest
-	(*WhoHostsReply)(nil),        // 51: waggle.cell.v1.WhoHostsReply
-	(*RangesRequest)(nil),        // 52: waggle.cell.v1.RangesRequest
-	(*RangesReply)(nil),          // 53: waggle.cell.v1.RangesReply
-	(*ReplicaStatus)(nil),        // 54: waggle.cell.v1.ReplicaStatus
-	(*SessionsRequest)(nil),      // 55: waggle.cell.v1.SessionsRequest
-	(*SessionsReply)(nil),        // 56: waggle.cell.v1.SessionsReply
-	(*SessionInfo)(nil),          // 57: waggle.cell.v1.SessionInfo
-	(*AppendMessage)(nil),        // 58: waggle.cell.v1.AppendMessage
-	(*ChannelRows)(nil),          // 59: waggle.cell.v1.ChannelRows
-	(*CreateUser)(nil),           // 60: waggle.cell.v1.CreateUser
-	(*LoginDevice)(nil),          // 61: waggle.cell.v1.LoginDevice
-	(*LogoutDevice)(nil),         // 62: waggle.cell.v1.LogoutDevice
-	(*RaiseAuthority)(nil),       // 63: waggle.cell.v1.RaiseAuthority
-	(*RefreshDevice)(nil),        // 64: waggle.cell.v1.RefreshDevice
-	(*Result)(nil),               // 65: waggle.cell.v1.Result
-	(*StoredEvent)(nil),          // 66: waggle.cell.v1.StoredEvent
-	(*Profile)(nil),              // 67: waggle.cell.v1.Profile
-	(*Device)(nil),               // 68: waggle.cell.v1.Device
-	(*Proposal)(nil),             // 69: waggle.cell.v1.Proposal
-	(*Descriptor)(nil),           // 70: waggle.cell.v1.Descriptor
-	(*ChannelRow)(nil),           // 71: waggle.cell.v1.ChannelRow
-	(*StoredUpdate)(nil),         // 72: waggle.cell.v1.StoredUpdate
-	(*JoinedThread)(nil),         // 73: waggle.cell.v1.JoinedThread
+	(*EdgeBatch)(nil),             // 0: waggle.cell.v1.EdgeBatch
+	(*EdgeFrame)(nil),             // 1: waggle.cell.v1.EdgeFrame
+	(*AttachSession)(nil),         // 2: waggle.cell.v1.AttachSession
+	(*DetachSession)(nil),         // 3: waggle.cell.v1.DetachSession
+	(*HostBatch)(nil),             // 4: waggle.cell.v1.HostBatch
+	(*HostFrame)(nil),             // 5: waggle.cell.v1.HostFrame
+	(*Attached)(nil),              // 6: waggle.cell.v1.Attached
+	(*Push)(nil),                  // 7: waggle.cell.v1.Push
+	(*Refused)(nil),               // 8: waggle.cell.v1.Refused
+	(*EndSession)(nil),            // 9: waggle.cell.v1.EndSession
+	(*Route)(nil),                 // 10: waggle.cell.v1.Route
+	(*RelayBatch)(nil),            // 11: waggle.cell.v1.RelayBatch
+	(*RelayRequest)(nil),          // 12: waggle.cell.v1.RelayRequest
+	(*RelayReplyBatch)(nil),       // 13: waggle.cell.v1.RelayReplyBatch
+	(*RelayReply)(nil),            // 14: waggle.cell.v1.RelayReply
+	(*ReadEvents)(nil),            // 15: waggle.cell.v1.ReadEvents
+	(*EventRef)(nil),              // 16: waggle.cell.v1.EventRef
+	(*Events)(nil),                // 17: waggle.cell.v1.Events
+	(*ReadThread)(nil),            // 18: waggle.cell.v1.ReadThread
+	(*ReadCards)(nil),             // 19: waggle.cell.v1.ReadCards
+	(*Cards)(nil),                 // 20: waggle.cell.v1.Cards
+	(*Signals)(nil),               // 21: waggle.cell.v1.Signals
+	(*Signal)(nil),                // 22: waggle.cell.v1.Signal
+	(*PresenceProbe)(nil),         // 23: waggle.cell.v1.PresenceProbe
+	(*ReadUser)(nil),              // 24: waggle.cell.v1.ReadUser
+	(*UserInfo)(nil),              // 25: waggle.cell.v1.UserInfo
+	(*DeviceInfo)(nil),            // 26: waggle.cell.v1.DeviceInfo
+	(*Grant)(nil),                 // 27: waggle.cell.v1.Grant
+	(*LeadBatch)(nil),             // 28: waggle.cell.v1.LeadBatch
+	(*LeadRequest)(nil),           // 29: waggle.cell.v1.LeadRequest
+	(*LeadRead)(nil),              // 30: waggle.cell.v1.LeadRead
+	(*ReadContacts)(nil),          // 31: waggle.cell.v1.ReadContacts
+	(*ReadThreadRow)(nil),         // 32: waggle.cell.v1.ReadThreadRow
+	(*LeadReplyBatch)(nil),        // 33: waggle.cell.v1.LeadReplyBatch
+	(*LeadReply)(nil),             // 34: waggle.cell.v1.LeadReply
+	(*Granted)(nil),               // 35: waggle.cell.v1.Granted
+	(*Revoked)(nil),               // 36: waggle.cell.v1.Revoked
+	(*Applied)(nil),               // 37: waggle.cell.v1.Applied
+	(*LoggedUpdate)(nil),          // 38: waggle.cell.v1.LoggedUpdate
+	(*ReadUpdates)(nil),           // 39: waggle.cell.v1.ReadUpdates
+	(*ReadThreads)(nil),           // 40: waggle.cell.v1.ReadThreads
+	(*ReadChannel)(nil),           // 41: waggle.cell.v1.ReadChannel
+	(*ReadChannelHeads)(nil),      // 42: waggle.cell.v1.ReadChannelHeads
+	(*ReadResult)(nil),            // 43: waggle.cell.v1.ReadResult
+	(*JoinedThreadRow)(nil),       // 44: waggle.cell.v1.JoinedThreadRow
+	(*ChannelHead)(nil),           // 45: waggle.cell.v1.ChannelHead
+	(*RaftBatch)(nil),             // 46: waggle.cell.v1.RaftBatch
+	(*RaftMessage)(nil),           // 47: waggle.cell.v1.RaftMessage
+	(*QuietGroup)(nil),            // 48: waggle.cell.v1.QuietGroup
+	(*RaftAck)(nil),               // 49: waggle.cell.v1.RaftAck
+	(*SnapshotChunk)(nil),         // 50: waggle.cell.v1.SnapshotChunk
+	(*SnapshotHeader)(nil),        // 51: waggle.cell.v1.SnapshotHeader
+	(*KeyValue)(nil),              // 52: waggle.cell.v1.KeyValue
+	(*SnapshotAck)(nil),           // 53: waggle.cell.v1.SnapshotAck
+	(*CreateReplicaRequest)(nil),  // 54: waggle.cell.v1.CreateReplicaRequest
+	(*CreateReplicaReply)(nil),    // 55: waggle.cell.v1.CreateReplicaReply
+	(*WhoHostsRequest)(nil),       // 56: waggle.cell.v1.WhoHostsRequest
+	(*WhoHostsReply)(nil),         // 57: waggle.cell.v1.WhoHostsReply
+	(*RangesRequest)(nil),         // 58: waggle.cell.v1.RangesRequest
+	(*RangesReply)(nil),           // 59: waggle.cell.v1.RangesReply
+	(*ReplicaStatus)(nil),         // 60: waggle.cell.v1.ReplicaStatus
+	(*SessionsRequest)(nil),       // 61: waggle.cell.v1.SessionsRequest
+	(*SessionsReply)(nil),         // 62: waggle.cell.v1.SessionsReply
+	(*SessionInfo)(nil),           // 63: waggle.cell.v1.SessionInfo
+	(*AppendMessage)(nil),         // 64: waggle.cell.v1.AppendMessage
+	(*ChannelRows)(nil),           // 65: waggle.cell.v1.ChannelRows
+	(*CreateUser)(nil),            // 66: waggle.cell.v1.CreateUser
+	(*LoginDevice)(nil),           // 67: waggle.cell.v1.LoginDevice
+	(*LogoutDevice)(nil),          // 68: waggle.cell.v1.LogoutDevice
+	(*RaiseAuthority)(nil),        // 69: waggle.cell.v1.RaiseAuthority
+	(*RefreshDevice)(nil),         // 70: waggle.cell.v1.RefreshDevice
+	(*ChangeContact)(nil),         // 71: waggle.cell.v1.ChangeContact
+	(*Result)(nil),                // 72: waggle.cell.v1.Result
+	(*StoredEvent)(nil),           // 73: waggle.cell.v1.StoredEvent
+	(*client.Card)(nil),           // 74: waggle.client.v1.Card
+	(*client.FriendPresence)(nil), // 75: waggle.client.v1.FriendPresence
+	(*client.TypingNow)(nil),      // 76: waggle.client.v1.TypingNow
+	(*Profile)(nil),               // 77: waggle.cell.v1.Profile
+	(*Device)(nil),                // 78: waggle.cell.v1.Device
+	(*Proposal)(nil),              // 79: waggle.cell.v1.Proposal
+	(client.Relation)(0),          // 80: waggle.client.v1.Relation
+	(*Descriptor)(nil),            // 81: waggle.cell.v1.Descriptor
+	(*ChannelRow)(nil),            // 82: waggle.cell.v1.ChannelRow
+	(*StoredUpdate)(nil),          // 83: waggle.cell.v1.StoredUpdate
+	(*client.Contact)(nil),        // 84: waggle.client.v1.Contact
+	(*JoinedThread)(nil),          // 85: waggle.cell.v1.JoinedThread
 }
 var file_proto_cell_cell_proto_depIdxs = []int32{
 	1,  // 0: waggle.cell.v1.EdgeBatch.frames:type_name -> waggle.cell.v1.EdgeFrame
@@ -4673,93 +5208,107 @@ var file_proto_cell_cell_proto_depIdxs = []int32{
 	9,  // 7: waggle.cell.v1.HostFrame.end:type_name -> waggle.cell.v1.EndSession
 	10, // 8: waggle.cell.v1.Refused.route:type_name -> waggle.cell.v1.Route
 	12, // 9: waggle.cell.v1.RelayBatch.requests:type_name -> waggle.cell.v1.RelayRequest
-	58, // 10: waggle.cell.v1.RelayRequest.append:type_name -> waggle.cell.v1.AppendMessage
-	59, // 11: waggle.cell.v1.RelayRequest.channel_rows:type_name -> waggle.cell.v1.ChannelRows
+	64, // 10: waggle.cell.v1.RelayRequest.append:type_name -> waggle.cell.v1.AppendMessage
+	65, // 11: waggle.cell.v1.RelayRequest.channel_rows:type_name -> waggle.cell.v1.ChannelRows
 	15, // 12: waggle.cell.v1.RelayRequest.read_events:type_name -> waggle.cell.v1.ReadEvents
 	18, // 13: waggle.cell.v1.RelayRequest.read_thread:type_name -> waggle.cell.v1.ReadThread
-	60, // 14: waggle.cell.v1.RelayRequest.create_user:type_name -> waggle.cell.v1.CreateUser
-	61, // 15: waggle.cell.v1.RelayRequest.login_device:type_name -> waggle.cell.v1.LoginDevice
-	19, // 16: waggle.cell.v1.RelayRequest.read_user:type_name -> waggle.cell.v1.ReadUser
-	62, // 17: waggle.cell.v1.RelayRequest.logout_device:type_name -> waggle.cell.v1.LogoutDevice
-	63, // 18: waggle.cell.v1.RelayRequest.raise_authority:type_name -> waggle.cell.v1.RaiseAuthority
-	64, // 19: waggle.cell.v1.RelayRequest.refresh_device:type_name -> waggle.cell.v1.RefreshDevice
-	14, // 20: waggle.cell.v1.RelayReplyBatch.replies:type_name -> waggle.cell.v1.RelayReply
-	8,  // 21: waggle.cell.v1.RelayReply.refused:type_name -> waggle.cell.v1.Refused
-	65, // 22: waggle.cell.v1.RelayReply.result:type_name -> waggle.cell.v1.Result
-	17, // 23: waggle.cell.v1.RelayReply.events:type_name -> waggle.cell.v1.Events
-	20, // 24: waggle.cell.v1.RelayReply.user:type_name -> waggle.cell.v1.UserInfo
-	16, // 25: waggle.cell.v1.ReadEvents.refs:type_name -> waggle.cell.v1.EventRef
-	66, // 26: waggle.cell.v1.Events.events:type_name -> waggle.cell.v1.StoredEvent
-	16, // 27: waggle.cell.v1.Events.refs:type_name -> waggle.cell.v1.EventRef
-	67, // 28: waggle.cell.v1.UserInfo.profile:type_name -> waggle.cell.v1.Profile
-	21, // 29: waggle.cell.v1.UserInfo.devices:type_name -> waggle.cell.v1.DeviceInfo
-	68, // 30: waggle.cell.v1.DeviceInfo.row:type_name -> waggle.cell.v1.Device
-	24, // 31: waggle.cell.v1.LeadBatch.requests:type_name -> waggle.cell.v1.LeadRequest
-	22, // 32: waggle.cell.v1.LeadRequest.grant:type_name -> waggle.cell.v1.Grant
-	69, // 33: waggle.cell.v1.LeadRequest.propose:type_name -> waggle.cell.v1.Proposal
-	25, // 34: waggle.cell.v1.LeadRequest.read:type_name -> waggle.cell.v1.LeadRead
-	33, // 35: waggle.cell.v1.LeadRead.updates:type_name -> waggle.cell.v1.ReadUpdates
-	15, // 36: waggle.cell.v1.LeadRead.events:type_name -> waggle.cell.v1.ReadEvents
-	18, // 37: waggle.cell.v1.LeadRead.thread:type_name -> waggle.cell.v1.ReadThread
-	34, // 38: waggle.cell.v1.LeadRead.threads:type_name -> waggle.cell.v1.ReadThreads
-	19, // 39: waggle.cell.v1.LeadRead.user:type_name -> waggle.cell.v1.ReadUser
-	35, // 40: waggle.cell.v1.LeadRead.channel:type_name -> waggle.cell.v1.ReadChannel
-	36, // 41: waggle.cell.v1.LeadRead.channel_heads:type_name -> waggle.cell.v1.ReadChannelHeads
-	26, // 42: waggle.cell.v1.LeadRead.thread_row:type_name -> waggle.cell.v1.ReadThreadRow
-	28, // 43: waggle.cell.v1.LeadReplyBatch.replies:type_name -> waggle.cell.v1.LeadReply
-	8,  // 44: waggle.cell.v1.LeadReply.refused:type_name -> waggle.cell.v1.Refused
-	31, // 45: waggle.cell.v1.LeadReply.applied:type_name -> waggle.cell.v1.Applied
-	37, // 46: waggle.cell.v1.LeadReply.read:type_name -> waggle.cell.v1.ReadResult
-	29, // 47: waggle.cell.v1.LeadReply.granted:type_name -> waggle.cell.v1.Granted
-	30, // 48: waggle.cell.v1.LeadReply.revoked:type_name -> waggle.cell.v1.Revoked
-	22, // 49: waggle.cell.v1.Granted.grant:type_name -> waggle.cell.v1.Grant
-	70, // 50: waggle.cell.v1.Granted.descriptor:type_name -> waggle.cell.v1.Descriptor
-	22, // 51: waggle.cell.v1.Revoked.grant:type_name -> waggle.cell.v1.Grant
-	65, // 52: waggle.cell.v1.Applied.results:type_name -> waggle.cell.v1.Result
-	32, // 53: waggle.cell.v1.Applied.updates:type_name -> waggle.cell.v1.LoggedUpdate
-	71, // 54: waggle.cell.v1.Applied.channel_rows:type_name -> waggle.cell.v1.ChannelRow
-	72, // 55: waggle.cell.v1.LoggedUpdate.update:type_name -> waggle.cell.v1.StoredUpdate
-	66, // 56: waggle.cell.v1.LoggedUpdate.event:type_name -> waggle.cell.v1.StoredEvent
-	32, // 57: waggle.cell.v1.ReadResult.updates:type_name -> waggle.cell.v1.LoggedUpdate
-	17, // 58: waggle.cell.v1.ReadResult.events:type_name -> waggle.cell.v1.Events
-	38, // 59: waggle.cell.v1.ReadResult.threads:type_name -> waggle.cell.v1.JoinedThreadRow
-	20, // 60: waggle.cell.v1.ReadResult.user:type_name -> waggle.cell.v1.UserInfo
-	71, // 61: waggle.cell.v1.ReadResult.channel_rows:type_name -> waggle.cell.v1.ChannelRow
-	39, // 62: waggle.cell.v1.ReadResult.channel_heads:type_name -> waggle.cell.v1.ChannelHead
-	73, // 63: waggle.cell.v1.JoinedThreadRow.row:type_name -> waggle.cell.v1.JoinedThread
-	66, // 64: waggle.cell.v1.JoinedThreadRow.last:type_name -> waggle.cell.v1.StoredEvent
-	41, // 65: waggle.cell.v1.RaftBatch.messages:type_name -> waggle.cell.v1.RaftMessage
-	42, // 66: waggle.cell.v1.RaftBatch.quiet:type_name -> waggle.cell.v1.QuietGroup
-	45, // 67: waggle.cell.v1.SnapshotChunk.header:type_name -> waggle.cell.v1.SnapshotHeader
-	46, // 68: waggle.cell.v1.SnapshotChunk.pairs:type_name -> waggle.cell.v1.KeyValue
-	70, // 69: waggle.cell.v1.CreateReplicaRequest.descriptor:type_name -> waggle.cell.v1.Descriptor
-	10, // 70: waggle.cell.v1.WhoHostsReply.routes:type_name -> waggle.cell.v1.Route
-	54, // 71: waggle.cell.v1.RangesReply.replicas:type_name -> waggle.cell.v1.ReplicaStatus
-	70, // 72: waggle.cell.v1.ReplicaStatus.descriptor:type_name -> waggle.cell.v1.Descriptor
-	57, // 73: waggle.cell.v1.SessionsReply.infos:type_name -> waggle.cell.v1.SessionInfo
-	0,  // 74: waggle.cell.v1.Chat.Attach:input_type -> waggle.cell.v1.EdgeBatch
-	11, // 75: waggle.cell.v1.Chat.Relay:input_type -> waggle.cell.v1.RelayBatch
-	40, // 76: waggle.cell.v1.Storage.Raft:input_type -> waggle.cell.v1.RaftBatch
-	44, // 77: waggle.cell.v1.Storage.Snapshot:input_type -> waggle.cell.v1.SnapshotChunk
-	23, // 78: waggle.cell.v1.Storage.Lead:input_type -> waggle.cell.v1.LeadBatch
-	48, // 79: waggle.cell.v1.Storage.CreateReplica:input_type -> waggle.cell.v1.CreateReplicaRequest
-	50, // 80: waggle.cell.v1.Node.WhoHosts:input_type -> waggle.cell.v1.WhoHostsRequest
-	52, // 81: waggle.cell.v1.Node.Ranges:input_type -> waggle.cell.v1.RangesRequest
-	55, // 82: waggle.cell.v1.Node.Sessions:input_type -> waggle.cell.v1.SessionsRequest
-	4,  // 83: waggle.cell.v1.Chat.Attach:output_type -> waggle.cell.v1.HostBatch
-	13, // 84: waggle.cell.v1.Chat.Relay:output_type -> waggle.cell.v1.RelayReplyBatch
-	43, // 85: waggle.cell.v1.Storage.Raft:output_type -> waggle.cell.v1.RaftAck
-	47, // 86: waggle.cell.v1.Storage.Snapshot:output_type -> waggle.cell.v1.SnapshotAck
-	27, // 87: waggle.cell.v1.Storage.Lead:output_type -> waggle.cell.v1.LeadReplyBatch
-	49, // 88: waggle.cell.v1.Storage.CreateReplica:output_type -> waggle.cell.v1.CreateReplicaReply
-	51, // 89: waggle.cell.v1.Node.WhoHosts:output_type -> waggle.cell.v1.WhoHostsReply
-	53, // 90: waggle.cell.v1.Node.Ranges:output_type -> waggle.cell.v1.RangesReply
-	56, // 91: waggle.cell.v1.Node.Sessions:output_type -> waggle.cell.v1.SessionsReply
-	83, // [83:92] is the sub-list for method output_type
-	74, // [74:83] is the sub-list for method input_type
-	74, // [74:74] is the sub-list for extension type_name
-	74, // [74:74] is the sub-list for extension extendee
-	0,  // [0:74] is the sub-list for field type_name
+	66, // 14: waggle.cell.v1.RelayRequest.create_user:type_name -> waggle.cell.v1.CreateUser
+	67, // 15: waggle.cell.v1.RelayRequest.login_device:type_name -> waggle.cell.v1.LoginDevice
+	24, // 16: waggle.cell.v1.RelayRequest.read_user:type_name -> waggle.cell.v1.ReadUser
+	68, // 17: waggle.cell.v1.RelayRequest.logout_device:type_name -> waggle.cell.v1.LogoutDevice
+	69, // 18: waggle.cell.v1.RelayRequest.raise_authority:type_name -> waggle.cell.v1.RaiseAuthority
+	70, // 19: waggle.cell.v1.RelayRequest.refresh_device:type_name -> waggle.cell.v1.RefreshDevice
+	71, // 20: waggle.cell.v1.RelayRequest.change_contact:type_name -> waggle.cell.v1.ChangeContact
+	19, // 21: waggle.cell.v1.RelayRequest.read_cards:type_name -> waggle.cell.v1.ReadCards
+	21, // 22: waggle.cell.v1.RelayRequest.signals:type_name -> waggle.cell.v1.Signals
+	14, // 23: waggle.cell.v1.RelayReplyBatch.replies:type_name -> waggle.cell.v1.RelayReply
+	8,  // 24: waggle.cell.v1.RelayReply.refused:type_name -> waggle.cell.v1.Refused
+	72, // 25: waggle.cell.v1.RelayReply.result:type_name -> waggle.cell.v1.Result
+	17, // 26: waggle.cell.v1.RelayReply.events:type_name -> waggle.cell.v1.Events
+	25, // 27: waggle.cell.v1.RelayReply.user:type_name -> waggle.cell.v1.UserInfo
+	20, // 28: waggle.cell.v1.RelayReply.cards:type_name -> waggle.cell.v1.Cards
+	16, // 29: waggle.cell.v1.ReadEvents.refs:type_name -> waggle.cell.v1.EventRef
+	73, // 30: waggle.cell.v1.Events.events:type_name -> waggle.cell.v1.StoredEvent
+	16, // 31: waggle.cell.v1.Events.refs:type_name -> waggle.cell.v1.EventRef
+	74, // 32: waggle.cell.v1.Cards.cards:type_name -> waggle.client.v1.Card
+	22, // 33: waggle.cell.v1.Signals.signals:type_name -> waggle.cell.v1.Signal
+	75, // 34: waggle.cell.v1.Signal.presence:type_name -> waggle.client.v1.FriendPresence
+	76, // 35: waggle.cell.v1.Signal.typing:type_name -> waggle.client.v1.TypingNow
+	23, // 36: waggle.cell.v1.Signal.probe:type_name -> waggle.cell.v1.PresenceProbe
+	77, // 37: waggle.cell.v1.UserInfo.profile:type_name -> waggle.cell.v1.Profile
+	26, // 38: waggle.cell.v1.UserInfo.devices:type_name -> waggle.cell.v1.DeviceInfo
+	78, // 39: waggle.cell.v1.DeviceInfo.row:type_name -> waggle.cell.v1.Device
+	29, // 40: waggle.cell.v1.LeadBatch.requests:type_name -> waggle.cell.v1.LeadRequest
+	27, // 41: waggle.cell.v1.LeadRequest.grant:type_name -> waggle.cell.v1.Grant
+	79, // 42: waggle.cell.v1.LeadRequest.propose:type_name -> waggle.cell.v1.Proposal
+	30, // 43: waggle.cell.v1.LeadRequest.read:type_name -> waggle.cell.v1.LeadRead
+	39, // 44: waggle.cell.v1.LeadRead.updates:type_name -> waggle.cell.v1.ReadUpdates
+	15, // 45: waggle.cell.v1.LeadRead.events:type_name -> waggle.cell.v1.ReadEvents
+	18, // 46: waggle.cell.v1.LeadRead.thread:type_name -> waggle.cell.v1.ReadThread
+	40, // 47: waggle.cell.v1.LeadRead.threads:type_name -> waggle.cell.v1.ReadThreads
+	24, // 48: waggle.cell.v1.LeadRead.user:type_name -> waggle.cell.v1.ReadUser
+	41, // 49: waggle.cell.v1.LeadRead.channel:type_name -> waggle.cell.v1.ReadChannel
+	42, // 50: waggle.cell.v1.LeadRead.channel_heads:type_name -> waggle.cell.v1.ReadChannelHeads
+	32, // 51: waggle.cell.v1.LeadRead.thread_row:type_name -> waggle.cell.v1.ReadThreadRow
+	31, // 52: waggle.cell.v1.LeadRead.contacts:type_name -> waggle.cell.v1.ReadContacts
+	19, // 53: waggle.cell.v1.LeadRead.cards:type_name -> waggle.cell.v1.ReadCards
+	80, // 54: waggle.cell.v1.ReadContacts.relations:type_name -> waggle.client.v1.Relation
+	34, // 55: waggle.cell.v1.LeadReplyBatch.replies:type_name -> waggle.cell.v1.LeadReply
+	8,  // 56: waggle.cell.v1.LeadReply.refused:type_name -> waggle.cell.v1.Refused
+	37, // 57: waggle.cell.v1.LeadReply.applied:type_name -> waggle.cell.v1.Applied
+	43, // 58: waggle.cell.v1.LeadReply.read:type_name -> waggle.cell.v1.ReadResult
+	35, // 59: waggle.cell.v1.LeadReply.granted:type_name -> waggle.cell.v1.Granted
+	36, // 60: waggle.cell.v1.LeadReply.revoked:type_name -> waggle.cell.v1.Revoked
+	27, // 61: waggle.cell.v1.Granted.grant:type_name -> waggle.cell.v1.Grant
+	81, // 62: waggle.cell.v1.Granted.descriptor:type_name -> waggle.cell.v1.Descriptor
+	27, // 63: waggle.cell.v1.Revoked.grant:type_name -> waggle.cell.v1.Grant
+	72, // 64: waggle.cell.v1.Applied.results:type_name -> waggle.cell.v1.Result
+	38, // 65: waggle.cell.v1.Applied.updates:type_name -> waggle.cell.v1.LoggedUpdate
+	82, // 66: waggle.cell.v1.Applied.channel_rows:type_name -> waggle.cell.v1.ChannelRow
+	83, // 67: waggle.cell.v1.LoggedUpdate.update:type_name -> waggle.cell.v1.StoredUpdate
+	73, // 68: waggle.cell.v1.LoggedUpdate.event:type_name -> waggle.cell.v1.StoredEvent
+	38, // 69: waggle.cell.v1.ReadResult.updates:type_name -> waggle.cell.v1.LoggedUpdate
+	17, // 70: waggle.cell.v1.ReadResult.events:type_name -> waggle.cell.v1.Events
+	44, // 71: waggle.cell.v1.ReadResult.threads:type_name -> waggle.cell.v1.JoinedThreadRow
+	25, // 72: waggle.cell.v1.ReadResult.user:type_name -> waggle.cell.v1.UserInfo
+	82, // 73: waggle.cell.v1.ReadResult.channel_rows:type_name -> waggle.cell.v1.ChannelRow
+	45, // 74: waggle.cell.v1.ReadResult.channel_heads:type_name -> waggle.cell.v1.ChannelHead
+	84, // 75: waggle.cell.v1.ReadResult.contacts:type_name -> waggle.client.v1.Contact
+	20, // 76: waggle.cell.v1.ReadResult.cards:type_name -> waggle.cell.v1.Cards
+	85, // 77: waggle.cell.v1.JoinedThreadRow.row:type_name -> waggle.cell.v1.JoinedThread
+	73, // 78: waggle.cell.v1.JoinedThreadRow.last:type_name -> waggle.cell.v1.StoredEvent
+	47, // 79: waggle.cell.v1.RaftBatch.messages:type_name -> waggle.cell.v1.RaftMessage
+	48, // 80: waggle.cell.v1.RaftBatch.quiet:type_name -> waggle.cell.v1.QuietGroup
+	51, // 81: waggle.cell.v1.SnapshotChunk.header:type_name -> waggle.cell.v1.SnapshotHeader
+	52, // 82: waggle.cell.v1.SnapshotChunk.pairs:type_name -> waggle.cell.v1.KeyValue
+	81, // 83: waggle.cell.v1.CreateReplicaRequest.descriptor:type_name -> waggle.cell.v1.Descriptor
+	10, // 84: waggle.cell.v1.WhoHostsReply.routes:type_name -> waggle.cell.v1.Route
+	60, // 85: waggle.cell.v1.RangesReply.replicas:type_name -> waggle.cell.v1.ReplicaStatus
+	81, // 86: waggle.cell.v1.ReplicaStatus.descriptor:type_name -> waggle.cell.v1.Descriptor
+	63, // 87: waggle.cell.v1.SessionsReply.infos:type_name -> waggle.cell.v1.SessionInfo
+	0,  // 88: waggle.cell.v1.Chat.Attach:input_type -> waggle.cell.v1.EdgeBatch
+	11, // 89: waggle.cell.v1.Chat.Relay:input_type -> waggle.cell.v1.RelayBatch
+	46, // 90: waggle.cell.v1.Storage.Raft:input_type -> waggle.cell.v1.RaftBatch
+	50, // 91: waggle.cell.v1.Storage.Snapshot:input_type -> waggle.cell.v1.SnapshotChunk
+	28, // 92: waggle.cell.v1.Storage.Lead:input_type -> waggle.cell.v1.LeadBatch
+	54, // 93: waggle.cell.v1.Storage.CreateReplica:input_type -> waggle.cell.v1.CreateReplicaRequest
+	56, // 94: waggle.cell.v1.Node.WhoHosts:input_type -> waggle.cell.v1.WhoHostsRequest
+	58, // 95: waggle.cell.v1.Node.Ranges:input_type -> waggle.cell.v1.RangesRequest
+	61, // 96: waggle.cell.v1.Node.Sessions:input_type -> waggle.cell.v1.SessionsRequest
+	4,  // 97: waggle.cell.v1.Chat.Attach:output_type -> waggle.cell.v1.HostBatch
+	13, // 98: waggle.cell.v1.Chat.Relay:output_type -> waggle.cell.v1.RelayReplyBatch
+	49, // 99: waggle.cell.v1.Storage.Raft:output_type -> waggle.cell.v1.RaftAck
+	53, // 100: waggle.cell.v1.Storage.Snapshot:output_type -> waggle.cell.v1.SnapshotAck
+	33, // 101: waggle.cell.v1.Storage.Lead:output_type -> waggle.cell.v1.LeadReplyBatch
+	55, // 102: waggle.cell.v1.Storage.CreateReplica:output_type -> waggle.cell.v1.CreateReplicaReply
+	57, // 103: waggle.cell.v1.Node.WhoHosts:output_type -> waggle.cell.v1.WhoHostsReply
+	59, // 104: waggle.cell.v1.Node.Ranges:output_type -> waggle.cell.v1.RangesReply
+	62, // 105: waggle.cell.v1.Node.Sessions:output_type -> waggle.cell.v1.SessionsReply
+	97, // [97:106] is the sub-list for method output_type
+	88, // [88:97] is the sub-list for method input_type
+	88, // [88:88] is the sub-list for extension type_name
+	88, // [88:88] is the sub-list for extension extendee
+	0,  // [0:88] is the sub-list for field type_name
 }
 
 func init() { file_proto_cell_cell_proto_init() }
@@ -4794,18 +5343,27 @@ func file_proto_cell_cell_proto_init() {
 		(*RelayRequest_LogoutDevice)(nil),
 		(*RelayRequest_RaiseAuthority)(nil),
 		(*RelayRequest_RefreshDevice)(nil),
+		(*RelayRequest_ChangeContact)(nil),
+		(*RelayRequest_ReadCards)(nil),
+		(*RelayRequest_Signals)(nil),
 	}
 	file_proto_cell_cell_proto_msgTypes[14].OneofWrappers = []any{
 		(*RelayReply_Refused)(nil),
 		(*RelayReply_Result)(nil),
 		(*RelayReply_Events)(nil),
 		(*RelayReply_User)(nil),
+		(*RelayReply_Cards)(nil),
 	}
-	file_proto_cell_cell_proto_msgTypes[24].OneofWrappers = []any{
+	file_proto_cell_cell_proto_msgTypes[22].OneofWrappers = []any{
+		(*Signal_Presence)(nil),
+		(*Signal_Typing)(nil),
+		(*Signal_Probe)(nil),
+	}
+	file_proto_cell_cell_proto_msgTypes[29].OneofWrappers = []any{
 		(*LeadRequest_Propose)(nil),
 		(*LeadRequest_Read)(nil),
 	}
-	file_proto_cell_cell_proto_msgTypes[25].OneofWrappers = []any{
+	file_proto_cell_cell_proto_msgTypes[30].OneofWrappers = []any{
 		(*LeadRead_Updates)(nil),
 		(*LeadRead_Events)(nil),
 		(*LeadRead_Thread)(nil),
@@ -4814,8 +5372,10 @@ func file_proto_cell_cell_proto_init() {
 		(*LeadRead_Channel)(nil),
 		(*LeadRead_ChannelHeads)(nil),
 		(*LeadRead_ThreadRow)(nil),
+		(*LeadRead_Contacts)(nil),
+		(*LeadRead_Cards)(nil),
 	}
-	file_proto_cell_cell_proto_msgTypes[28].OneofWrappers = []any{
+	file_proto_cell_cell_proto_msgTypes[34].OneofWrappers = []any{
 		(*LeadReply_Refused)(nil),
 		(*LeadReply_Applied)(nil),
 		(*LeadReply_Read)(nil),
@@ -4828,7 +5388,7 @@ func file_proto_cell_cell_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_cell_cell_proto_rawDesc), len(file_proto_cell_cell_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   58,
+			NumMessages:   64,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -10,6 +10,7 @@
 package cellpb
 
 import (
+	client "github.com/waggle-im/waggle/proto/client"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
@@ -23,6 +24,56 @@ const (
 	// Verify that runtime/protoimpl is sufficiently up-to-date.
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
+
+// SessionPolicy is which of a user's devices may be logged in together.
+type SessionPolicy int32
+
+const (
+	SessionPolicy_SESSION_POLICY_MULTI        SessionPolicy = 0 // up to 8
+	SessionPolicy_SESSION_POLICY_PER_PLATFORM SessionPolicy = 1 // one of each platform
+	SessionPolicy_SESSION_POLICY_SINGLE       SessionPolicy = 2
+)
+
+// Enum value maps for SessionPolicy.
+var (
+	SessionPolicy_name = map[int32]string{
+		0: "SESSION_POLICY_MULTI",
+		1: "SESSION_POLICY_PER_PLATFORM",
+		2: "SESSION_POLICY_SINGLE",
+	}
+	SessionPolicy_value = map[string]int32{
+		"SESSION_POLICY_MULTI":        0,
+		"SESSION_POLICY_PER_PLATFORM": 1,
+		"SESSION_POLICY_SINGLE":       2,
+	}
+)
+
+func (x SessionPolicy) Enum() *SessionPolicy {
+	p := new(SessionPolicy)
+	*p = x
+	return p
+}
+
+func (x SessionPolicy) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (SessionPolicy) Descriptor() protoreflect.EnumDescriptor {
+	return file_proto_cell_command_proto_enumTypes[0].Descriptor()
+}
+
+func (SessionPolicy) Type() protoreflect.EnumType {
+	return &file_proto_cell_command_proto_enumTypes[0]
+}
+
+func (x SessionPolicy) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use SessionPolicy.Descriptor instead.
+func (SessionPolicy) EnumDescriptor() ([]byte, []int) {
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{0}
+}
 
 // Entry is the content of one Raft entry. It carries many commands.
 type Entry struct {
@@ -222,6 +273,9 @@ type Command struct {
 	//	*Command_GrantHost
 	//	*Command_SetRules
 	//	*Command_RefreshDevice
+	//	*Command_ChangeContact
+	//	*Command_EditContact
+	//	*Command_SetProfile
 	Body          isCommand_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -372,6 +426,33 @@ func (x *Command) GetRefreshDevice() *RefreshDevice {
 	return nil
 }
 
+func (x *Command) GetChangeContact() *ChangeContact {
+	if x != nil {
+		if x, ok := x.Body.(*Command_ChangeContact); ok {
+			return x.ChangeContact
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetEditContact() *EditContact {
+	if x != nil {
+		if x, ok := x.Body.(*Command_EditContact); ok {
+			return x.EditContact
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetSetProfile() *SetProfile {
+	if x != nil {
+		if x, ok := x.Body.(*Command_SetProfile); ok {
+			return x.SetProfile
+		}
+	}
+	return nil
+}
+
 type isCommand_Body interface {
 	isCommand_Body()
 }
@@ -424,6 +505,18 @@ type Command_RefreshDevice struct {
 	RefreshDevice *RefreshDevice `protobuf:"bytes,12,opt,name=refresh_device,json=refreshDevice,proto3,oneof"`
 }
 
+type Command_ChangeContact struct {
+	ChangeContact *ChangeContact `protobuf:"bytes,13,opt,name=change_contact,json=changeContact,proto3,oneof"`
+}
+
+type Command_EditContact struct {
+	EditContact *EditContact `protobuf:"bytes,14,opt,name=edit_contact,json=editContact,proto3,oneof"`
+}
+
+type Command_SetProfile struct {
+	SetProfile *SetProfile `protobuf:"bytes,15,opt,name=set_profile,json=setProfile,proto3,oneof"`
+}
+
 func (*Command_AppendMessage) isCommand_Body() {}
 
 func (*Command_CreateUser) isCommand_Body() {}
@@ -448,17 +541,30 @@ func (*Command_SetRules) isCommand_Body() {}
 
 func (*Command_RefreshDevice) isCommand_Body() {}
 
+func (*Command_ChangeContact) isCommand_Body() {}
+
+func (*Command_EditContact) isCommand_Body() {}
+
+func (*Command_SetProfile) isCommand_Body() {}
+
 // AppendMessage appends one message to a thread this range owns.
 type AppendMessage struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Thread        string                 `protobuf:"bytes,1,opt,name=thread,proto3" json:"thread,omitempty"`
-	From          uint64                 `protobuf:"varint,2,opt,name=from,proto3" json:"from,omitempty"`
-	ClientMsgId   []byte                 `protobuf:"bytes,3,opt,name=client_msg_id,json=clientMsgId,proto3" json:"client_msg_id,omitempty"`
-	After         []byte                 `protobuf:"bytes,4,opt,name=after,proto3" json:"after,omitempty"`
-	Text          *TextBody              `protobuf:"bytes,5,opt,name=text,proto3" json:"text,omitempty"`
-	FromName      string                 `protobuf:"bytes,6,opt,name=from_name,json=fromName,proto3" json:"from_name,omitempty"`
-	Device        string                 `protobuf:"bytes,7,opt,name=device,proto3" json:"device,omitempty"`
-	ToName        string                 `protobuf:"bytes,8,opt,name=to_name,json=toName,proto3" json:"to_name,omitempty"` // the other side's user name, where the sender's host knows it
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Thread      string                 `protobuf:"bytes,1,opt,name=thread,proto3" json:"thread,omitempty"`
+	From        uint64                 `protobuf:"varint,2,opt,name=from,proto3" json:"from,omitempty"`
+	ClientMsgId []byte                 `protobuf:"bytes,3,opt,name=client_msg_id,json=clientMsgId,proto3" json:"client_msg_id,omitempty"`
+	After       []byte                 `protobuf:"bytes,4,opt,name=after,proto3" json:"after,omitempty"`
+	Text        *TextBody              `protobuf:"bytes,5,opt,name=text,proto3" json:"text,omitempty"`
+	FromName    string                 `protobuf:"bytes,6,opt,name=from_name,json=fromName,proto3" json:"from_name,omitempty"`
+	Device      string                 `protobuf:"bytes,7,opt,name=device,proto3" json:"device,omitempty"`
+	ToName      string                 `protobuf:"bytes,8,opt,name=to_name,json=toName,proto3" json:"to_name,omitempty"` // the other side's user name, where the sender's host knows it
+	// Who may write to the other side, where the sender's host has just read it
+	// (the first message of a thread): the owner keeps it.
+	ToDirectFrom client.DirectFrom `protobuf:"varint,9,opt,name=to_direct_from,json=toDirectFrom,proto3,enum=waggle.client.v1.DirectFrom" json:"to_direct_from,omitempty"`
+	// The deployment lets only friends write to each other.
+	FriendsOnly   bool               `protobuf:"varint,10,opt,name=friends_only,json=friendsOnly,proto3" json:"friends_only,omitempty"`
+	Location      *client.Location   `protobuf:"bytes,11,opt,name=location,proto3" json:"location,omitempty"` // instead of text
+	Card          *client.SharedCard `protobuf:"bytes,12,opt,name=card,proto3" json:"card,omitempty"`         // instead of text
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -549,6 +655,266 @@ func (x *AppendMessage) GetToName() string {
 	return ""
 }
 
+func (x *AppendMessage) GetToDirectFrom() client.DirectFrom {
+	if x != nil {
+		return x.ToDirectFrom
+	}
+	return client.DirectFrom(0)
+}
+
+func (x *AppendMessage) GetFriendsOnly() bool {
+	if x != nil {
+		return x.FriendsOnly
+	}
+	return false
+}
+
+func (x *AppendMessage) GetLocation() *client.Location {
+	if x != nil {
+		return x.Location
+	}
+	return nil
+}
+
+func (x *AppendMessage) GetCard() *client.SharedCard {
+	if x != nil {
+		return x.Card
+	}
+	return nil
+}
+
+// ChangeContact changes what two people are to each other. It is decided by
+// the range that owns their direct thread.
+type ChangeContact struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Thread        string                 `protobuf:"bytes,1,opt,name=thread,proto3" json:"thread,omitempty"`
+	From          uint64                 `protobuf:"varint,2,opt,name=from,proto3" json:"from,omitempty"`
+	Action        client.ContactAction   `protobuf:"varint,3,opt,name=action,proto3,enum=waggle.client.v1.ContactAction" json:"action,omitempty"`
+	ClientId      []byte                 `protobuf:"bytes,4,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	Greeting      string                 `protobuf:"bytes,5,opt,name=greeting,proto3" json:"greeting,omitempty"`
+	Alias         string                 `protobuf:"bytes,6,opt,name=alias,proto3" json:"alias,omitempty"`
+	Tags          []string               `protobuf:"bytes,7,rep,name=tags,proto3" json:"tags,omitempty"`
+	FromName      string                 `protobuf:"bytes,8,opt,name=from_name,json=fromName,proto3" json:"from_name,omitempty"`
+	ToName        string                 `protobuf:"bytes,9,opt,name=to_name,json=toName,proto3" json:"to_name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangeContact) Reset() {
+	*x = ChangeContact{}
+	mi := &file_proto_cell_command_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangeContact) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangeContact) ProtoMessage() {}
+
+func (x *ChangeContact) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_command_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangeContact.ProtoReflect.Descriptor instead.
+func (*ChangeContact) Descriptor() ([]byte, []int) {
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ChangeContact) GetThread() string {
+	if x != nil {
+		return x.Thread
+	}
+	return ""
+}
+
+func (x *ChangeContact) GetFrom() uint64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *ChangeContact) GetAction() client.ContactAction {
+	if x != nil {
+		return x.Action
+	}
+	return client.ContactAction(0)
+}
+
+func (x *ChangeContact) GetClientId() []byte {
+	if x != nil {
+		return x.ClientId
+	}
+	return nil
+}
+
+func (x *ChangeContact) GetGreeting() string {
+	if x != nil {
+		return x.Greeting
+	}
+	return ""
+}
+
+func (x *ChangeContact) GetAlias() string {
+	if x != nil {
+		return x.Alias
+	}
+	return ""
+}
+
+func (x *ChangeContact) GetTags() []string {
+	if x != nil {
+		return x.Tags
+	}
+	return nil
+}
+
+func (x *ChangeContact) GetFromName() string {
+	if x != nil {
+		return x.FromName
+	}
+	return ""
+}
+
+func (x *ChangeContact) GetToName() string {
+	if x != nil {
+		return x.ToName
+	}
+	return ""
+}
+
+// EditContact sets what a user notes of a contact himself.
+type EditContact struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"`
+	Contact       uint64                 `protobuf:"varint,2,opt,name=contact,proto3" json:"contact,omitempty"`
+	Alias         string                 `protobuf:"bytes,3,opt,name=alias,proto3" json:"alias,omitempty"`
+	Tags          []string               `protobuf:"bytes,4,rep,name=tags,proto3" json:"tags,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EditContact) Reset() {
+	*x = EditContact{}
+	mi := &file_proto_cell_command_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EditContact) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EditContact) ProtoMessage() {}
+
+func (x *EditContact) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_command_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EditContact.ProtoReflect.Descriptor instead.
+func (*EditContact) Descriptor() ([]byte, []int) {
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *EditContact) GetUser() uint64 {
+	if x != nil {
+		return x.User
+	}
+	return 0
+}
+
+func (x *EditContact) GetContact() uint64 {
+	if x != nil {
+		return x.Contact
+	}
+	return 0
+}
+
+func (x *EditContact) GetAlias() string {
+	if x != nil {
+		return x.Alias
+	}
+	return ""
+}
+
+func (x *EditContact) GetTags() []string {
+	if x != nil {
+		return x.Tags
+	}
+	return nil
+}
+
+// SetProfile changes what is given and tells the friends.
+type SetProfile struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"`
+	Change        *client.SetProfile     `protobuf:"bytes,2,opt,name=change,proto3" json:"change,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetProfile) Reset() {
+	*x = SetProfile{}
+	mi := &file_proto_cell_command_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetProfile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetProfile) ProtoMessage() {}
+
+func (x *SetProfile) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_command_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetProfile.ProtoReflect.Descriptor instead.
+func (*SetProfile) Descriptor() ([]byte, []int) {
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *SetProfile) GetUser() uint64 {
+	if x != nil {
+		return x.User
+	}
+	return 0
+}
+
+func (x *SetProfile) GetChange() *client.SetProfile {
+	if x != nil {
+		return x.Change
+	}
+	return nil
+}
+
 // CreateUser takes the range's next id. The same key gets the same id again.
 type CreateUser struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -560,7 +926,7 @@ type CreateUser struct {
 
 func (x *CreateUser) Reset() {
 	*x = CreateUser{}
-	mi := &file_proto_cell_command_proto_msgTypes[5]
+	mi := &file_proto_cell_command_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -572,7 +938,7 @@ func (x *CreateUser) String() string {
 func (*CreateUser) ProtoMessage() {}
 
 func (x *CreateUser) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_command_proto_msgTypes[5]
+	mi := &file_proto_cell_command_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -585,7 +951,7 @@ func (x *CreateUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateUser.ProtoReflect.Descriptor instead.
 func (*CreateUser) Descriptor() ([]byte, []int) {
-	return file_proto_cell_command_proto_rawDescGZIP(), []int{5}
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *CreateUser) GetAccountKey() []byte {
@@ -611,13 +977,14 @@ type LoginDevice struct {
 	Platform      string                 `protobuf:"bytes,4,opt,name=platform,proto3" json:"platform,omitempty"`
 	Nonce         []byte                 `protobuf:"bytes,5,opt,name=nonce,proto3" json:"nonce,omitempty"`                                      // the same nonce gets the same session number again
 	RefreshFamily []byte                 `protobuf:"bytes,6,opt,name=refresh_family,json=refreshFamily,proto3" json:"refresh_family,omitempty"` // hash of what all refresh tokens of the session share
+	Policy        SessionPolicy          `protobuf:"varint,7,opt,name=policy,proto3,enum=waggle.cell.v1.SessionPolicy" json:"policy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *LoginDevice) Reset() {
 	*x = LoginDevice{}
-	mi := &file_proto_cell_command_proto_msgTypes[6]
+	mi := &file_proto_cell_command_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -629,7 +996,7 @@ func (x *LoginDevice) String() string {
 func (*LoginDevice) ProtoMessage() {}
 
 func (x *LoginDevice) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_command_proto_msgTypes[6]
+	mi := &file_proto_cell_command_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -642,7 +1009,7 @@ func (x *LoginDevice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoginDevice.ProtoReflect.Descriptor instead.
 func (*LoginDevice) Descriptor() ([]byte, []int) {
-	return file_proto_cell_command_proto_rawDescGZIP(), []int{6}
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *LoginDevice) GetUser() uint64 {
@@ -687,6 +1054,13 @@ func (x *LoginDevice) GetRefreshFamily() []byte {
 	return nil
 }
 
+func (x *LoginDevice) GetPolicy() SessionPolicy {
+	if x != nil {
+		return x.Policy
+	}
+	return SessionPolicy_SESSION_POLICY_MULTI
+}
+
 // RefreshDevice rotates a session's refresh token. The presented one stays
 // valid until next_hash is presented; one that is neither ends the device.
 type RefreshDevice struct {
@@ -702,7 +1076,7 @@ type RefreshDevice struct {
 
 func (x *RefreshDevice) Reset() {
 	*x = RefreshDevice{}
-	mi := &file_proto_cell_command_proto_msgTypes[7]
+	mi := &file_proto_cell_command_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -714,7 +1088,7 @@ func (x *RefreshDevice) String() string {
 func (*RefreshDevice) ProtoMessage() {}
 
 func (x *RefreshDevice) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_command_proto_msgTypes[7]
+	mi := &file_proto_cell_command_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -727,7 +1101,7 @@ func (x *RefreshDevice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshDevice.ProtoReflect.Descriptor instead.
 func (*RefreshDevice) Descriptor() ([]byte, []int) {
-	return file_proto_cell_command_proto_rawDescGZIP(), []int{7}
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RefreshDevice) GetUser() uint64 {
@@ -776,7 +1150,7 @@ type LogoutDevice struct {
 
 func (x *LogoutDevice) Reset() {
 	*x = LogoutDevice{}
-	mi := &file_proto_cell_command_proto_msgTypes[8]
+	mi := &file_proto_cell_command_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -788,7 +1162,7 @@ func (x *LogoutDevice) String() string {
 func (*LogoutDevice) ProtoMessage() {}
 
 func (x *LogoutDevice) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_command_proto_msgTypes[8]
+	mi := &file_proto_cell_command_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -801,7 +1175,7 @@ func (x *LogoutDevice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogoutDevice.ProtoReflect.Descriptor instead.
 func (*LogoutDevice) Descriptor() ([]byte, []int) {
-	return file_proto_cell_command_proto_rawDescGZIP(), []int{8}
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *LogoutDevice) GetUser() uint64 {
@@ -836,7 +1210,7 @@ type RaiseAuthority struct {
 
 func (x *RaiseAuthority) Reset() {
 	*x = RaiseAuthority{}
-	mi := &file_proto_cell_command_proto_msgTypes[9]
+	mi := &file_proto_cell_command_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -848,7 +1222,7 @@ func (x *RaiseAuthority) String() string {
 func (*RaiseAuthority) ProtoMessage() {}
 
 func (x *RaiseAuthority) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_command_proto_msgTypes[9]
+	mi := &file_proto_cell_command_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -861,7 +1235,7 @@ func (x *RaiseAuthority) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaiseAuthority.ProtoReflect.Descriptor instead.
 func (*RaiseAuthority) Descriptor() ([]byte, []int) {
-	return file_proto_cell_command_proto_rawDescGZIP(), []int{9}
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RaiseAuthority) GetUser() uint64 {
@@ -888,7 +1262,7 @@ type ConfirmUpdates struct {
 
 func (x *ConfirmUpdates) Reset() {
 	*x = ConfirmUpdates{}
-	mi := &file_proto_cell_command_proto_msgTypes[10]
+	mi := &file_proto_cell_command_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -900,7 +1274,7 @@ func (x *ConfirmUpdates) String() string {
 func (*ConfirmUpdates) ProtoMessage() {}
 
 func (x *ConfirmUpdates) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_command_proto_msgTypes[10]
+	mi := &file_proto_cell_command_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -913,7 +1287,7 @@ func (x *ConfirmUpdates) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmUpdates.ProtoReflect.Descriptor instead.
 func (*ConfirmUpdates) Descriptor() ([]byte, []int) {
-	return file_proto_cell_command_proto_rawDescGZIP(), []int{10}
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ConfirmUpdates) GetMarks() []*DeviceMark {
@@ -928,13 +1302,14 @@ type DeviceMark struct {
 	User          uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"`
 	Device        string                 `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
 	Pts           uint64                 `protobuf:"varint,3,opt,name=pts,proto3" json:"pts,omitempty"`
+	Seen          bool                   `protobuf:"varint,4,opt,name=seen,proto3" json:"seen,omitempty"` // its last connection has just ended
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeviceMark) Reset() {
 	*x = DeviceMark{}
-	mi := &file_proto_cell_command_proto_msgTypes[11]
+	mi := &file_proto_cell_command_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -946,7 +1321,7 @@ func (x *DeviceMark) String() string {
 func (*DeviceMark) ProtoMessage() {}
 
 func (x *DeviceMark) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_command_proto_msgTypes[11]
+	mi := &file_proto_cell_command_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -959,7 +1334,7 @@ func (x *DeviceMark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceMark.ProtoReflect.Descriptor instead.
 func (*DeviceMark) Descriptor() ([]byte, []int) {
-	return file_proto_cell_command_proto_rawDescGZIP(), []int{11}
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DeviceMark) GetUser() uint64 {
@@ -983,6 +1358,13 @@ func (x *DeviceMark) GetPts() uint64 {
 	return 0
 }
 
+func (x *DeviceMark) GetSeen() bool {
+	if x != nil {
+		return x.Seen
+	}
+	return false
+}
+
 // MarkThread raises a member's read mark.
 type MarkThread struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -996,7 +1378,7 @@ type MarkThread struct {
 
 func (x *MarkThread) Reset() {
 	*x = MarkThread{}
-	mi := &file_proto_cell_command_proto_msgTypes[12]
+	mi := &file_proto_cell_command_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1008,7 +1390,7 @@ func (x *MarkThread) String() string {
 func (*MarkThread) ProtoMessage() {}
 
 func (x *MarkThread) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_command_proto_msgTypes[12]
+	mi := &file_proto_cell_command_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1021,7 +1403,7 @@ func (x *MarkThread) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarkThread.ProtoReflect.Descriptor instead.
 func (*MarkThread) Descriptor() ([]byte, []int) {
-	return file_proto_cell_command_proto_rawDescGZIP(), []int{12}
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *MarkThread) GetUser() uint64 {
@@ -1064,7 +1446,7 @@ type ChannelRows struct {
 
 func (x *ChannelRows) Reset() {
 	*x = ChannelRows{}
-	mi := &file_proto_cell_command_proto_msgTypes[13]
+	mi := &file_proto_cell_command_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1076,7 +1458,7 @@ func (x *ChannelRows) String() string {
 func (*ChannelRows) ProtoMessage() {}
 
 func (x *ChannelRows) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_command_proto_msgTypes[13]
+	mi := &file_proto_cell_command_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1089,7 +1471,7 @@ func (x *ChannelRows) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChannelRows.ProtoReflect.Descriptor instead.
 func (*ChannelRows) Descriptor() ([]byte, []int) {
-	return file_proto_cell_command_proto_rawDescGZIP(), []int{13}
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ChannelRows) GetSource() uint64 {
@@ -1124,7 +1506,7 @@ type TrimChannel struct {
 
 func (x *TrimChannel) Reset() {
 	*x = TrimChannel{}
-	mi := &file_proto_cell_command_proto_msgTypes[14]
+	mi := &file_proto_cell_command_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1136,7 +1518,7 @@ func (x *TrimChannel) String() string {
 func (*TrimChannel) ProtoMessage() {}
 
 func (x *TrimChannel) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_command_proto_msgTypes[14]
+	mi := &file_proto_cell_command_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1149,7 +1531,7 @@ func (x *TrimChannel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrimChannel.ProtoReflect.Descriptor instead.
 func (*TrimChannel) Descriptor() ([]byte, []int) {
-	return file_proto_cell_command_proto_rawDescGZIP(), []int{14}
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *TrimChannel) GetDest() uint64 {
@@ -1177,7 +1559,7 @@ type GrantHost struct {
 
 func (x *GrantHost) Reset() {
 	*x = GrantHost{}
-	mi := &file_proto_cell_command_proto_msgTypes[15]
+	mi := &file_proto_cell_command_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1189,7 +1571,7 @@ func (x *GrantHost) String() string {
 func (*GrantHost) ProtoMessage() {}
 
 func (x *GrantHost) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_command_proto_msgTypes[15]
+	mi := &file_proto_cell_command_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1202,7 +1584,7 @@ func (x *GrantHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantHost.ProtoReflect.Descriptor instead.
 func (*GrantHost) Descriptor() ([]byte, []int) {
-	return file_proto_cell_command_proto_rawDescGZIP(), []int{15}
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *GrantHost) GetNumber() uint64 {
@@ -1229,7 +1611,7 @@ type SetRules struct {
 
 func (x *SetRules) Reset() {
 	*x = SetRules{}
-	mi := &file_proto_cell_command_proto_msgTypes[16]
+	mi := &file_proto_cell_command_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1241,7 +1623,7 @@ func (x *SetRules) String() string {
 func (*SetRules) ProtoMessage() {}
 
 func (x *SetRules) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_command_proto_msgTypes[16]
+	mi := &file_proto_cell_command_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1254,7 +1636,7 @@ func (x *SetRules) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetRules.ProtoReflect.Descriptor instead.
 func (*SetRules) Descriptor() ([]byte, []int) {
-	return file_proto_cell_command_proto_rawDescGZIP(), []int{16}
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SetRules) GetVersion() uint32 {
@@ -1279,15 +1661,18 @@ type Result struct {
 	Pts              uint64                 `protobuf:"varint,10,opt,name=pts,proto3" json:"pts,omitempty"`           // login_device: the newest pts
 	Repeated         bool                   `protobuf:"varint,11,opt,name=repeated,proto3" json:"repeated,omitempty"` // the command had been applied before
 	Name             string                 `protobuf:"bytes,12,opt,name=name,proto3" json:"name,omitempty"`
-	Platform         string                 `protobuf:"bytes,14,opt,name=platform,proto3" json:"platform,omitempty"` // refresh_device: as at the login
-	Ended            bool                   `protobuf:"varint,13,opt,name=ended,proto3" json:"ended,omitempty"`      // refresh_device: a token was used twice, the device is ended
+	Platform         string                 `protobuf:"bytes,14,opt,name=platform,proto3" json:"platform,omitempty"`   // refresh_device: as at the login
+	Ended            bool                   `protobuf:"varint,13,opt,name=ended,proto3" json:"ended,omitempty"`        // refresh_device: a token was used twice, the device is ended
+	Displaced        []string               `protobuf:"bytes,15,rep,name=displaced,proto3" json:"displaced,omitempty"` // login_device: the devices it has ended
+	Contact          *client.Contact        `protobuf:"bytes,16,opt,name=contact,proto3" json:"contact,omitempty"`     // change_contact, edit_contact: as it stands for the caller
+	Profile          *Profile               `protobuf:"bytes,17,opt,name=profile,proto3" json:"profile,omitempty"`     // set_profile: as it stands now
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_proto_cell_command_proto_msgTypes[17]
+	mi := &file_proto_cell_command_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1299,7 +1684,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_command_proto_msgTypes[17]
+	mi := &file_proto_cell_command_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1312,7 +1697,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_proto_cell_command_proto_rawDescGZIP(), []int{17}
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Result) GetCode() uint32 {
@@ -1413,11 +1798,32 @@ func (x *Result) GetEnded() bool {
 	return false
 }
 
+func (x *Result) GetDisplaced() []string {
+	if x != nil {
+		return x.Displaced
+	}
+	return nil
+}
+
+func (x *Result) GetContact() *client.Contact {
+	if x != nil {
+		return x.Contact
+	}
+	return nil
+}
+
+func (x *Result) GetProfile() *Profile {
+	if x != nil {
+		return x.Profile
+	}
+	return nil
+}
+
 var File_proto_cell_command_proto protoreflect.FileDescriptor
 
 const file_proto_cell_command_proto_rawDesc = "" +
 	"\n" +
-	"\x18proto/cell/command.proto\x12\x0ewaggle.cell.v1\x1a\x16proto/cell/state.proto\"\xcd\x01\n" +
+	"\x18proto/cell/command.proto\x12\x0ewaggle.cell.v1\x1a\x16proto/cell/state.proto\x1a\x19proto/client/client.proto\"\xcd\x01\n" +
 	"\x05Entry\x12\x14\n" +
 	"\x05range\x18\x01 \x01(\x04R\x05range\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12.\n" +
@@ -1429,7 +1835,7 @@ const file_proto_cell_command_proto_rawDesc = "" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x04R\x06number\"E\n" +
 	"\bProposal\x123\n" +
-	"\bcommands\x18\x02 \x03(\v2\x17.waggle.cell.v1.CommandR\bcommandsJ\x04\b\x01\x10\x02\"\xbe\x06\n" +
+	"\bcommands\x18\x02 \x03(\v2\x17.waggle.cell.v1.CommandR\bcommandsJ\x04\b\x01\x10\x02\"\x87\b\n" +
 	"\aCommand\x12F\n" +
 	"\x0eappend_message\x18\x01 \x01(\v2\x1d.waggle.cell.v1.AppendMessageH\x00R\rappendMessage\x12=\n" +
 	"\vcreate_user\x18\x02 \x01(\v2\x1a.waggle.cell.v1.CreateUserH\x00R\n" +
@@ -1446,8 +1852,12 @@ const file_proto_cell_command_proto_rawDesc = "" +
 	"grant_host\x18\n" +
 	" \x01(\v2\x19.waggle.cell.v1.GrantHostH\x00R\tgrantHost\x127\n" +
 	"\tset_rules\x18\v \x01(\v2\x18.waggle.cell.v1.SetRulesH\x00R\bsetRules\x12F\n" +
-	"\x0erefresh_device\x18\f \x01(\v2\x1d.waggle.cell.v1.RefreshDeviceH\x00R\rrefreshDeviceB\x06\n" +
-	"\x04body\"\xf1\x01\n" +
+	"\x0erefresh_device\x18\f \x01(\v2\x1d.waggle.cell.v1.RefreshDeviceH\x00R\rrefreshDevice\x12F\n" +
+	"\x0echange_contact\x18\r \x01(\v2\x1d.waggle.cell.v1.ChangeContactH\x00R\rchangeContact\x12@\n" +
+	"\fedit_contact\x18\x0e \x01(\v2\x1b.waggle.cell.v1.EditContactH\x00R\veditContact\x12=\n" +
+	"\vset_profile\x18\x0f \x01(\v2\x1a.waggle.cell.v1.SetProfileH\x00R\n" +
+	"setProfileB\x06\n" +
+	"\x04body\"\xc2\x03\n" +
 	"\rAppendMessage\x12\x16\n" +
 	"\x06thread\x18\x01 \x01(\tR\x06thread\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\x04R\x04from\x12\"\n" +
@@ -1456,19 +1866,44 @@ const file_proto_cell_command_proto_rawDesc = "" +
 	"\x04text\x18\x05 \x01(\v2\x18.waggle.cell.v1.TextBodyR\x04text\x12\x1b\n" +
 	"\tfrom_name\x18\x06 \x01(\tR\bfromName\x12\x16\n" +
 	"\x06device\x18\a \x01(\tR\x06device\x12\x17\n" +
-	"\ato_name\x18\b \x01(\tR\x06toName\"A\n" +
+	"\ato_name\x18\b \x01(\tR\x06toName\x12B\n" +
+	"\x0eto_direct_from\x18\t \x01(\x0e2\x1c.waggle.client.v1.DirectFromR\ftoDirectFrom\x12!\n" +
+	"\ffriends_only\x18\n" +
+	" \x01(\bR\vfriendsOnly\x126\n" +
+	"\blocation\x18\v \x01(\v2\x1a.waggle.client.v1.LocationR\blocation\x120\n" +
+	"\x04card\x18\f \x01(\v2\x1c.waggle.client.v1.SharedCardR\x04card\"\x8d\x02\n" +
+	"\rChangeContact\x12\x16\n" +
+	"\x06thread\x18\x01 \x01(\tR\x06thread\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\x04R\x04from\x127\n" +
+	"\x06action\x18\x03 \x01(\x0e2\x1f.waggle.client.v1.ContactActionR\x06action\x12\x1b\n" +
+	"\tclient_id\x18\x04 \x01(\fR\bclientId\x12\x1a\n" +
+	"\bgreeting\x18\x05 \x01(\tR\bgreeting\x12\x14\n" +
+	"\x05alias\x18\x06 \x01(\tR\x05alias\x12\x12\n" +
+	"\x04tags\x18\a \x03(\tR\x04tags\x12\x1b\n" +
+	"\tfrom_name\x18\b \x01(\tR\bfromName\x12\x17\n" +
+	"\ato_name\x18\t \x01(\tR\x06toName\"e\n" +
+	"\vEditContact\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x18\n" +
+	"\acontact\x18\x02 \x01(\x04R\acontact\x12\x14\n" +
+	"\x05alias\x18\x03 \x01(\tR\x05alias\x12\x12\n" +
+	"\x04tags\x18\x04 \x03(\tR\x04tags\"V\n" +
+	"\n" +
+	"SetProfile\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\x04R\x04user\x124\n" +
+	"\x06change\x18\x02 \x01(\v2\x1c.waggle.client.v1.SetProfileR\x06change\"A\n" +
 	"\n" +
 	"CreateUser\x12\x1f\n" +
 	"\vaccount_key\x18\x01 \x01(\fR\n" +
 	"accountKey\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"\xb5\x01\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"\xec\x01\n" +
 	"\vLoginDevice\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12!\n" +
 	"\frefresh_hash\x18\x03 \x01(\fR\vrefreshHash\x12\x1a\n" +
 	"\bplatform\x18\x04 \x01(\tR\bplatform\x12\x14\n" +
 	"\x05nonce\x18\x05 \x01(\fR\x05nonce\x12%\n" +
-	"\x0erefresh_family\x18\x06 \x01(\fR\rrefreshFamily\"\x84\x01\n" +
+	"\x0erefresh_family\x18\x06 \x01(\fR\rrefreshFamily\x125\n" +
+	"\x06policy\x18\a \x01(\x0e2\x1d.waggle.cell.v1.SessionPolicyR\x06policy\"\x84\x01\n" +
 	"\rRefreshDevice\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12\x16\n" +
@@ -1483,12 +1918,13 @@ const file_proto_cell_command_proto_rawDesc = "" +
 	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x14\n" +
 	"\x05nonce\x18\x02 \x01(\fR\x05nonce\"B\n" +
 	"\x0eConfirmUpdates\x120\n" +
-	"\x05marks\x18\x01 \x03(\v2\x1a.waggle.cell.v1.DeviceMarkR\x05marks\"J\n" +
+	"\x05marks\x18\x01 \x03(\v2\x1a.waggle.cell.v1.DeviceMarkR\x05marks\"^\n" +
 	"\n" +
 	"DeviceMark\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12\x10\n" +
-	"\x03pts\x18\x03 \x01(\x04R\x03pts\"x\n" +
+	"\x03pts\x18\x03 \x01(\x04R\x03pts\x12\x12\n" +
+	"\x04seen\x18\x04 \x01(\bR\x04seen\"x\n" +
 	"\n" +
 	"MarkThread\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x16\n" +
@@ -1506,7 +1942,7 @@ const file_proto_cell_command_proto_rawDesc = "" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\"$\n" +
 	"\bSetRules\x12\x18\n" +
-	"\aversion\x18\x01 \x01(\rR\aversion\"\xf2\x02\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\"\xf8\x03\n" +
 	"\x06Result\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x19\n" +
@@ -1522,7 +1958,14 @@ const file_proto_cell_command_proto_rawDesc = "" +
 	"\brepeated\x18\v \x01(\bR\brepeated\x12\x12\n" +
 	"\x04name\x18\f \x01(\tR\x04name\x12\x1a\n" +
 	"\bplatform\x18\x0e \x01(\tR\bplatform\x12\x14\n" +
-	"\x05ended\x18\r \x01(\bR\x05endedB/Z-github.com/waggle-im/waggle/proto/cell;cellpbb\x06proto3"
+	"\x05ended\x18\r \x01(\bR\x05ended\x12\x1c\n" +
+	"\tdisplaced\x18\x0f \x03(\tR\tdisplaced\x123\n" +
+	"\acontact\x18\x10 \x01(\v2\x19.waggle.client.v1.ContactR\acontact\x121\n" +
+	"\aprofile\x18\x11 \x01(\v2\x17.waggle.cell.v1.ProfileR\aprofile*e\n" +
+	"\rSessionPolicy\x12\x18\n" +
+	"\x14SESSION_POLICY_MULTI\x10\x00\x12\x1f\n" +
+	"\x1bSESSION_POLICY_PER_PLATFORM\x10\x01\x12\x19\n" +
+	"\x15SESSION_POLICY_SINGLE\x10\x02B/Z-github.com/waggle-im/waggle/proto/cell;cellpbb\x06proto3"
 
 var (
 	file_proto_cell_command_proto_rawDescOnce sync.Once
@@ -1536,53 +1979,76 @@ func file_proto_cell_command_proto_rawDescGZIP() []byte {
 	return file_proto_cell_command_proto_rawDescData
 }
 
-var file_proto_cell_command_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_proto_cell_command_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_proto_cell_command_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_proto_cell_command_proto_goTypes = []any{
-	(*Entry)(nil),          // 0: waggle.cell.v1.Entry
-	(*GrantRef)(nil),       // 1: waggle.cell.v1.GrantRef
-	(*Proposal)(nil),       // 2: waggle.cell.v1.Proposal
-	(*Command)(nil),        // 3: waggle.cell.v1.Command
-	(*AppendMessage)(nil),  // 4: waggle.cell.v1.AppendMessage
-	(*CreateUser)(nil),     // 5: waggle.cell.v1.CreateUser
-	(*LoginDevice)(nil),    // 6: waggle.cell.v1.LoginDevice
-	(*RefreshDevice)(nil),  // 7: waggle.cell.v1.RefreshDevice
-	(*LogoutDevice)(nil),   // 8: waggle.cell.v1.LogoutDevice
-	(*RaiseAuthority)(nil), // 9: waggle.cell.v1.RaiseAuthority
-	(*ConfirmUpdates)(nil), // 10: waggle.cell.v1.ConfirmUpdates
-	(*DeviceMark)(nil),     // 11: waggle.cell.v1.DeviceMark
-	(*MarkThread)(nil),     // 12: waggle.cell.v1.MarkThread
-	(*ChannelRows)(nil),    // 13: waggle.cell.v1.ChannelRows
-	(*TrimChannel)(nil),    // 14: waggle.cell.v1.TrimChannel
-	(*GrantHost)(nil),      // 15: waggle.cell.v1.GrantHost
-	(*SetRules)(nil),       // 16: waggle.cell.v1.SetRules
-	(*Result)(nil),         // 17: waggle.cell.v1.Result
-	(*TextBody)(nil),       // 18: waggle.cell.v1.TextBody
-	(*ChannelRow)(nil),     // 19: waggle.cell.v1.ChannelRow
+	(SessionPolicy)(0),        // 0: waggle.cell.v1.SessionPolicy
+	(*Entry)(nil),             // 1: waggle.cell.v1.Entry
+	(*GrantRef)(nil),          // 2: waggle.cell.v1.GrantRef
+	(*Proposal)(nil),          // 3: waggle.cell.v1.Proposal
+	(*Command)(nil),           // 4: waggle.cell.v1.Command
+	(*AppendMessage)(nil),     // 5: waggle.cell.v1.AppendMessage
+	(*ChangeContact)(nil),     // 6: waggle.cell.v1.ChangeContact
+	(*EditContact)(nil),       // 7: waggle.cell.v1.EditContact
+	(*SetProfile)(nil),        // 8: waggle.cell.v1.SetProfile
+	(*CreateUser)(nil),        // 9: waggle.cell.v1.CreateUser
+	(*LoginDevice)(nil),       // 10: waggle.cell.v1.LoginDevice
+	(*RefreshDevice)(nil),     // 11: waggle.cell.v1.RefreshDevice
+	(*LogoutDevice)(nil),      // 12: waggle.cell.v1.LogoutDevice
+	(*RaiseAuthority)(nil),    // 13: waggle.cell.v1.RaiseAuthority
+	(*ConfirmUpdates)(nil),    // 14: waggle.cell.v1.ConfirmUpdates
+	(*DeviceMark)(nil),        // 15: waggle.cell.v1.DeviceMark
+	(*MarkThread)(nil),        // 16: waggle.cell.v1.MarkThread
+	(*ChannelRows)(nil),       // 17: waggle.cell.v1.ChannelRows
+	(*TrimChannel)(nil),       // 18: waggle.cell.v1.TrimChannel
+	(*GrantHost)(nil),         // 19: waggle.cell.v1.GrantHost
+	(*SetRules)(nil),          // 20: waggle.cell.v1.SetRules
+	(*Result)(nil),            // 21: waggle.cell.v1.Result
+	(*TextBody)(nil),          // 22: waggle.cell.v1.TextBody
+	(client.DirectFrom)(0),    // 23: waggle.client.v1.DirectFrom
+	(*client.Location)(nil),   // 24: waggle.client.v1.Location
+	(*client.SharedCard)(nil), // 25: waggle.client.v1.SharedCard
+	(client.ContactAction)(0), // 26: waggle.client.v1.ContactAction
+	(*client.SetProfile)(nil), // 27: waggle.client.v1.SetProfile
+	(*ChannelRow)(nil),        // 28: waggle.cell.v1.ChannelRow
+	(*client.Contact)(nil),    // 29: waggle.client.v1.Contact
+	(*Profile)(nil),           // 30: waggle.cell.v1.Profile
 }
 var file_proto_cell_command_proto_depIdxs = []int32{
-	1,  // 0: waggle.cell.v1.Entry.grant:type_name -> waggle.cell.v1.GrantRef
-	3,  // 1: waggle.cell.v1.Entry.commands:type_name -> waggle.cell.v1.Command
-	3,  // 2: waggle.cell.v1.Proposal.commands:type_name -> waggle.cell.v1.Command
-	4,  // 3: waggle.cell.v1.Command.append_message:type_name -> waggle.cell.v1.AppendMessage
-	5,  // 4: waggle.cell.v1.Command.create_user:type_name -> waggle.cell.v1.CreateUser
-	6,  // 5: waggle.cell.v1.Command.login_device:type_name -> waggle.cell.v1.LoginDevice
-	8,  // 6: waggle.cell.v1.Command.logout_device:type_name -> waggle.cell.v1.LogoutDevice
-	9,  // 7: waggle.cell.v1.Command.raise_authority:type_name -> waggle.cell.v1.RaiseAuthority
-	10, // 8: waggle.cell.v1.Command.confirm_updates:type_name -> waggle.cell.v1.ConfirmUpdates
-	12, // 9: waggle.cell.v1.Command.mark_thread:type_name -> waggle.cell.v1.MarkThread
-	13, // 10: waggle.cell.v1.Command.take_channel_rows:type_name -> waggle.cell.v1.ChannelRows
-	14, // 11: waggle.cell.v1.Command.trim_channel:type_name -> waggle.cell.v1.TrimChannel
-	15, // 12: waggle.cell.v1.Command.grant_host:type_name -> waggle.cell.v1.GrantHost
-	16, // 13: waggle.cell.v1.Command.set_rules:type_name -> waggle.cell.v1.SetRules
-	7,  // 14: waggle.cell.v1.Command.refresh_device:type_name -> waggle.cell.v1.RefreshDevice
-	18, // 15: waggle.cell.v1.AppendMessage.text:type_name -> waggle.cell.v1.TextBody
-	11, // 16: waggle.cell.v1.ConfirmUpdates.marks:type_name -> waggle.cell.v1.DeviceMark
-	19, // 17: waggle.cell.v1.ChannelRows.rows:type_name -> waggle.cell.v1.ChannelRow
-	18, // [18:18] is the sub-list for method output_type
-	18, // [18:18] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	2,  // 0: waggle.cell.v1.Entry.grant:type_name -> waggle.cell.v1.GrantRef
+	4,  // 1: waggle.cell.v1.Entry.commands:type_name -> waggle.cell.v1.Command
+	4,  // 2: waggle.cell.v1.Proposal.commands:type_name -> waggle.cell.v1.Command
+	5,  // 3: waggle.cell.v1.Command.append_message:type_name -> waggle.cell.v1.AppendMessage
+	9,  // 4: waggle.cell.v1.Command.create_user:type_name -> waggle.cell.v1.CreateUser
+	10, // 5: waggle.cell.v1.Command.login_device:type_name -> waggle.cell.v1.LoginDevice
+	12, // 6: waggle.cell.v1.Command.logout_device:type_name -> waggle.cell.v1.LogoutDevice
+	13, // 7: waggle.cell.v1.Command.raise_authority:type_name -> waggle.cell.v1.RaiseAuthority
+	14, // 8: waggle.cell.v1.Command.confirm_updates:type_name -> waggle.cell.v1.ConfirmUpdates
+	16, // 9: waggle.cell.v1.Command.mark_thread:type_name -> waggle.cell.v1.MarkThread
+	17, // 10: waggle.cell.v1.Command.take_channel_rows:type_name -> waggle.cell.v1.ChannelRows
+	18, // 11: waggle.cell.v1.Command.trim_channel:type_name -> waggle.cell.v1.TrimChannel
+	19, // 12: waggle.cell.v1.Command.grant_host:type_name -> waggle.cell.v1.GrantHost
+	20, // 13: waggle.cell.v1.Command.set_rules:type_name -> waggle.cell.v1.SetRules
+	11, // 14: waggle.cell.v1.Command.refresh_device:type_name -> waggle.cell.v1.RefreshDevice
+	6,  // 15: waggle.cell.v1.Command.change_contact:type_name -> waggle.cell.v1.ChangeContact
+	7,  // 16: waggle.cell.v1.Command.edit_contact:type_name -> waggle.cell.v1.EditContact
+	8,  // 17: waggle.cell.v1.Command.set_profile:type_name -> waggle.cell.v1.SetProfile
+	22, // 18: waggle.cell.v1.AppendMessage.text:type_name -> waggle.cell.v1.TextBody
+	23, // 19: waggle.cell.v1.AppendMessage.to_direct_from:type_name -> waggle.client.v1.DirectFrom
+	24, // 20: waggle.cell.v1.AppendMessage.location:type_name -> waggle.client.v1.Location
+	25, // 21: waggle.cell.v1.AppendMessage.card:type_name -> waggle.client.v1.SharedCard
+	26, // 22: waggle.cell.v1.ChangeContact.action:type_name -> waggle.client.v1.ContactAction
+	27, // 23: waggle.cell.v1.SetProfile.change:type_name -> waggle.client.v1.SetProfile
+	0,  // 24: waggle.cell.v1.LoginDevice.policy:type_name -> waggle.cell.v1.SessionPolicy
+	15, // 25: waggle.cell.v1.ConfirmUpdates.marks:type_name -> waggle.cell.v1.DeviceMark
+	28, // 26: waggle.cell.v1.ChannelRows.rows:type_name -> waggle.cell.v1.ChannelRow
+	29, // 27: waggle.cell.v1.Result.contact:type_name -> waggle.client.v1.Contact
+	30, // 28: waggle.cell.v1.Result.profile:type_name -> waggle.cell.v1.Profile
+	29, // [29:29] is the sub-list for method output_type
+	29, // [29:29] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_proto_cell_command_proto_init() }
@@ -1604,19 +2070,23 @@ func file_proto_cell_command_proto_init() {
 		(*Command_GrantHost)(nil),
 		(*Command_SetRules)(nil),
 		(*Command_RefreshDevice)(nil),
+		(*Command_ChangeContact)(nil),
+		(*Command_EditContact)(nil),
+		(*Command_SetProfile)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_cell_command_proto_rawDesc), len(file_proto_cell_command_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   18,
+			NumEnums:      1,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
 		GoTypes:           file_proto_cell_command_proto_goTypes,
 		DependencyIndexes: file_proto_cell_command_proto_depIdxs,
+		EnumInfos:         file_proto_cell_command_proto_enumTypes,
 		MessageInfos:      file_proto_cell_command_proto_msgTypes,
 	}.Build()
 	File_proto_cell_command_proto = out.File

@@ -9,6 +9,7 @@
 package cellpb
 
 import (
+	client "github.com/waggle-im/waggle/proto/client"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
@@ -345,6 +346,13 @@ type Profile struct {
 	AccountKey       []byte                 `protobuf:"bytes,3,opt,name=account_key,json=accountKey,proto3" json:"account_key,omitempty"`
 	CreatedMs        int64                  `protobuf:"varint,4,opt,name=created_ms,json=createdMs,proto3" json:"created_ms,omitempty"`
 	AuthorityNonce   []byte                 `protobuf:"bytes,5,opt,name=authority_nonce,json=authorityNonce,proto3" json:"authority_nonce,omitempty"`
+	Nick             string                 `protobuf:"bytes,6,opt,name=nick,proto3" json:"nick,omitempty"`
+	Description      string                 `protobuf:"bytes,7,opt,name=description,proto3" json:"description,omitempty"`
+	Sex              string                 `protobuf:"bytes,8,opt,name=sex,proto3" json:"sex,omitempty"`
+	Avatar           string                 `protobuf:"bytes,9,opt,name=avatar,proto3" json:"avatar,omitempty"`
+	DirectFrom       client.DirectFrom      `protobuf:"varint,10,opt,name=direct_from,json=directFrom,proto3,enum=waggle.client.v1.DirectFrom" json:"direct_from,omitempty"`
+	Hidden           bool                   `protobuf:"varint,11,opt,name=hidden,proto3" json:"hidden,omitempty"`   // friends see no presence, last seen or typing
+	Changed          uint64                 `protobuf:"varint,12,opt,name=changed,proto3" json:"changed,omitempty"` // counts changes of the card
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -414,6 +422,55 @@ func (x *Profile) GetAuthorityNonce() []byte {
 	return nil
 }
 
+func (x *Profile) GetNick() string {
+	if x != nil {
+		return x.Nick
+	}
+	return ""
+}
+
+func (x *Profile) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *Profile) GetSex() string {
+	if x != nil {
+		return x.Sex
+	}
+	return ""
+}
+
+func (x *Profile) GetAvatar() string {
+	if x != nil {
+		return x.Avatar
+	}
+	return ""
+}
+
+func (x *Profile) GetDirectFrom() client.DirectFrom {
+	if x != nil {
+		return x.DirectFrom
+	}
+	return client.DirectFrom(0)
+}
+
+func (x *Profile) GetHidden() bool {
+	if x != nil {
+		return x.Hidden
+	}
+	return false
+}
+
+func (x *Profile) GetChanged() uint64 {
+	if x != nil {
+		return x.Changed
+	}
+	return 0
+}
+
 type Device struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	SessionNumber uint64                 `protobuf:"varint,1,opt,name=session_number,json=sessionNumber,proto3" json:"session_number,omitempty"`
@@ -428,8 +485,12 @@ type Device struct {
 	// Successors given out for refresh_hash and not used yet, newest last.
 	NextHashes       [][]byte `protobuf:"bytes,10,rep,name=next_hashes,json=nextHashes,proto3" json:"next_hashes,omitempty"`
 	AuthorityVersion uint64   `protobuf:"varint,11,opt,name=authority_version,json=authorityVersion,proto3" json:"authority_version,omitempty"` // at the login
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Nonces of earlier logins, newest last: one that comes again late must not
+	// displace a newer login.
+	PastNonces    [][]byte `protobuf:"bytes,12,rep,name=past_nonces,json=pastNonces,proto3" json:"past_nonces,omitempty"`
+	SeenMs        int64    `protobuf:"varint,13,opt,name=seen_ms,json=seenMs,proto3" json:"seen_ms,omitempty"` // the last time it was connected
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Device) Reset() {
@@ -539,12 +600,27 @@ func (x *Device) GetAuthorityVersion() uint64 {
 	return 0
 }
 
+func (x *Device) GetPastNonces() [][]byte {
+	if x != nil {
+		return x.PastNonces
+	}
+	return nil
+}
+
+func (x *Device) GetSeenMs() int64 {
+	if x != nil {
+		return x.SeenMs
+	}
+	return 0
+}
+
 // UpdateLog describes a user's update log.
 type UpdateLog struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Incarnation   []byte                 `protobuf:"bytes,1,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	Trimmed       uint64                 `protobuf:"varint,2,opt,name=trimmed,proto3" json:"trimmed,omitempty"`                                  // updates up to this pts are gone
 	ForgottenHour uint64                 `protobuf:"varint,3,opt,name=forgotten_hour,json=forgottenHour,proto3" json:"forgotten_hour,omitempty"` // client message ids of earlier hours (Unix) are gone
+	DeliveredPts  uint64                 `protobuf:"varint,4,opt,name=delivered_pts,json=deliveredPts,proto3" json:"delivered_pts,omitempty"`    // some device has confirmed so far: marks were sent up to here
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -600,12 +676,28 @@ func (x *UpdateLog) GetForgottenHour() uint64 {
 	return 0
 }
 
+func (x *UpdateLog) GetDeliveredPts() uint64 {
+	if x != nil {
+		return x.DeliveredPts
+	}
+	return 0
+}
+
 // StoredUpdate is one row of a user's update log. It refers to the event and
 // does not copy it.
 type StoredUpdate struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Thread        string                 `protobuf:"bytes,1,opt,name=thread,proto3" json:"thread,omitempty"`
-	Seq           uint64                 `protobuf:"varint,2,opt,name=seq,proto3" json:"seq,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Thread string                 `protobuf:"bytes,1,opt,name=thread,proto3" json:"thread,omitempty"`
+	Seq    uint64                 `protobuf:"varint,2,opt,name=seq,proto3" json:"seq,omitempty"`
+	Own    bool                   `protobuf:"varint,3,opt,name=own,proto3" json:"own,omitempty"` // the user sent it
+	// None: a message in thread.
+	//
+	// Types that are valid to be assigned to Body:
+	//
+	//	*StoredUpdate_Mark
+	//	*StoredUpdate_Contact
+	//	*StoredUpdate_Profile
+	Body          isStoredUpdate_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -654,6 +746,190 @@ func (x *StoredUpdate) GetSeq() uint64 {
 	return 0
 }
 
+func (x *StoredUpdate) GetOwn() bool {
+	if x != nil {
+		return x.Own
+	}
+	return false
+}
+
+func (x *StoredUpdate) GetBody() isStoredUpdate_Body {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
+func (x *StoredUpdate) GetMark() *MarkUpdate {
+	if x != nil {
+		if x, ok := x.Body.(*StoredUpdate_Mark); ok {
+			return x.Mark
+		}
+	}
+	return nil
+}
+
+func (x *StoredUpdate) GetContact() *ContactUpdate {
+	if x != nil {
+		if x, ok := x.Body.(*StoredUpdate_Contact); ok {
+			return x.Contact
+		}
+	}
+	return nil
+}
+
+func (x *StoredUpdate) GetProfile() *client.Card {
+	if x != nil {
+		if x, ok := x.Body.(*StoredUpdate_Profile); ok {
+			return x.Profile
+		}
+	}
+	return nil
+}
+
+type isStoredUpdate_Body interface {
+	isStoredUpdate_Body()
+}
+
+type StoredUpdate_Mark struct {
+	Mark *MarkUpdate `protobuf:"bytes,10,opt,name=mark,proto3,oneof"`
+}
+
+type StoredUpdate_Contact struct {
+	Contact *ContactUpdate `protobuf:"bytes,11,opt,name=contact,proto3,oneof"`
+}
+
+type StoredUpdate_Profile struct {
+	Profile *client.Card `protobuf:"bytes,12,opt,name=profile,proto3,oneof"`
+}
+
+func (*StoredUpdate_Mark) isStoredUpdate_Body() {}
+
+func (*StoredUpdate_Contact) isStoredUpdate_Body() {}
+
+func (*StoredUpdate_Profile) isStoredUpdate_Body() {}
+
+// MarkUpdate: a member got further in the update's thread, to its seq.
+type MarkUpdate struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"`
+	Read          bool                   `protobuf:"varint,2,opt,name=read,proto3" json:"read,omitempty"` // else delivered
+	TimeMs        int64                  `protobuf:"varint,3,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MarkUpdate) Reset() {
+	*x = MarkUpdate{}
+	mi := &file_proto_cell_state_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MarkUpdate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MarkUpdate) ProtoMessage() {}
+
+func (x *MarkUpdate) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_state_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MarkUpdate.ProtoReflect.Descriptor instead.
+func (*MarkUpdate) Descriptor() ([]byte, []int) {
+	return file_proto_cell_state_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *MarkUpdate) GetUser() uint64 {
+	if x != nil {
+		return x.User
+	}
+	return 0
+}
+
+func (x *MarkUpdate) GetRead() bool {
+	if x != nil {
+		return x.Read
+	}
+	return false
+}
+
+func (x *MarkUpdate) GetTimeMs() int64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
+}
+
+type ContactUpdate struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Action        client.ContactAction   `protobuf:"varint,1,opt,name=action,proto3,enum=waggle.client.v1.ContactAction" json:"action,omitempty"`
+	By            uint64                 `protobuf:"varint,2,opt,name=by,proto3" json:"by,omitempty"`
+	Contact       *client.Contact        `protobuf:"bytes,3,opt,name=contact,proto3" json:"contact,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ContactUpdate) Reset() {
+	*x = ContactUpdate{}
+	mi := &file_proto_cell_state_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ContactUpdate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ContactUpdate) ProtoMessage() {}
+
+func (x *ContactUpdate) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_state_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ContactUpdate.ProtoReflect.Descriptor instead.
+func (*ContactUpdate) Descriptor() ([]byte, []int) {
+	return file_proto_cell_state_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ContactUpdate) GetAction() client.ContactAction {
+	if x != nil {
+		return x.Action
+	}
+	return client.ContactAction(0)
+}
+
+func (x *ContactUpdate) GetBy() uint64 {
+	if x != nil {
+		return x.By
+	}
+	return 0
+}
+
+func (x *ContactUpdate) GetContact() *client.Contact {
+	if x != nil {
+		return x.Contact
+	}
+	return nil
+}
+
 // StoredEvent is one row of a thread.
 type StoredEvent struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
@@ -665,6 +941,8 @@ type StoredEvent struct {
 	// Types that are valid to be assigned to Body:
 	//
 	//	*StoredEvent_Text
+	//	*StoredEvent_Location
+	//	*StoredEvent_Card
 	Body          isStoredEvent_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -672,7 +950,7 @@ type StoredEvent struct {
 
 func (x *StoredEvent) Reset() {
 	*x = StoredEvent{}
-	mi := &file_proto_cell_state_proto_msgTypes[8]
+	mi := &file_proto_cell_state_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -684,7 +962,7 @@ func (x *StoredEvent) String() string {
 func (*StoredEvent) ProtoMessage() {}
 
 func (x *StoredEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_state_proto_msgTypes[8]
+	mi := &file_proto_cell_state_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -697,7 +975,7 @@ func (x *StoredEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredEvent.ProtoReflect.Descriptor instead.
 func (*StoredEvent) Descriptor() ([]byte, []int) {
-	return file_proto_cell_state_proto_rawDescGZIP(), []int{8}
+	return file_proto_cell_state_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *StoredEvent) GetFrom() uint64 {
@@ -751,6 +1029,24 @@ func (x *StoredEvent) GetText() *TextBody {
 	return nil
 }
 
+func (x *StoredEvent) GetLocation() *client.Location {
+	if x != nil {
+		if x, ok := x.Body.(*StoredEvent_Location); ok {
+			return x.Location
+		}
+	}
+	return nil
+}
+
+func (x *StoredEvent) GetCard() *client.SharedCard {
+	if x != nil {
+		if x, ok := x.Body.(*StoredEvent_Card); ok {
+			return x.Card
+		}
+	}
+	return nil
+}
+
 type isStoredEvent_Body interface {
 	isStoredEvent_Body()
 }
@@ -759,7 +1055,19 @@ type StoredEvent_Text struct {
 	Text *TextBody `protobuf:"bytes,10,opt,name=text,proto3,oneof"`
 }
 
+type StoredEvent_Location struct {
+	Location *client.Location `protobuf:"bytes,11,opt,name=location,proto3,oneof"`
+}
+
+type StoredEvent_Card struct {
+	Card *client.SharedCard `protobuf:"bytes,12,opt,name=card,proto3,oneof"`
+}
+
 func (*StoredEvent_Text) isStoredEvent_Body() {}
+
+func (*StoredEvent_Location) isStoredEvent_Body() {}
+
+func (*StoredEvent_Card) isStoredEvent_Body() {}
 
 type TextBody struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -770,7 +1078,7 @@ type TextBody struct {
 
 func (x *TextBody) Reset() {
 	*x = TextBody{}
-	mi := &file_proto_cell_state_proto_msgTypes[9]
+	mi := &file_proto_cell_state_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -782,7 +1090,7 @@ func (x *TextBody) String() string {
 func (*TextBody) ProtoMessage() {}
 
 func (x *TextBody) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_state_proto_msgTypes[9]
+	mi := &file_proto_cell_state_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -795,7 +1103,7 @@ func (x *TextBody) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TextBody.ProtoReflect.Descriptor instead.
 func (*TextBody) Descriptor() ([]byte, []int) {
-	return file_proto_cell_state_proto_rawDescGZIP(), []int{9}
+	return file_proto_cell_state_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *TextBody) GetText() string {
@@ -807,16 +1115,21 @@ func (x *TextBody) GetText() string {
 
 // ThreadHeader is kept by the thread's owner.
 type ThreadHeader struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Incarnation   []byte                 `protobuf:"bytes,1,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
-	CreatedMs     int64                  `protobuf:"varint,2,opt,name=created_ms,json=createdMs,proto3" json:"created_ms,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Incarnation []byte                 `protobuf:"bytes,1,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	CreatedMs   int64                  `protobuf:"varint,2,opt,name=created_ms,json=createdMs,proto3" json:"created_ms,omitempty"`
+	// Direct threads: what its two users are to each other.
+	Friends       bool  `protobuf:"varint,3,opt,name=friends,proto3" json:"friends,omitempty"`
+	Greeted       bool  `protobuf:"varint,4,opt,name=greeted,proto3" json:"greeted,omitempty"` // the two hello messages were written
+	Low           *Side `protobuf:"bytes,5,opt,name=low,proto3" json:"low,omitempty"`          // of the user with the smaller id
+	High          *Side `protobuf:"bytes,6,opt,name=high,proto3" json:"high,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ThreadHeader) Reset() {
 	*x = ThreadHeader{}
-	mi := &file_proto_cell_state_proto_msgTypes[10]
+	mi := &file_proto_cell_state_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -828,7 +1141,7 @@ func (x *ThreadHeader) String() string {
 func (*ThreadHeader) ProtoMessage() {}
 
 func (x *ThreadHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_state_proto_msgTypes[10]
+	mi := &file_proto_cell_state_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -841,7 +1154,7 @@ func (x *ThreadHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ThreadHeader.ProtoReflect.Descriptor instead.
 func (*ThreadHeader) Descriptor() ([]byte, []int) {
-	return file_proto_cell_state_proto_rawDescGZIP(), []int{10}
+	return file_proto_cell_state_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ThreadHeader) GetIncarnation() []byte {
@@ -858,6 +1171,205 @@ func (x *ThreadHeader) GetCreatedMs() int64 {
 	return 0
 }
 
+func (x *ThreadHeader) GetFriends() bool {
+	if x != nil {
+		return x.Friends
+	}
+	return false
+}
+
+func (x *ThreadHeader) GetGreeted() bool {
+	if x != nil {
+		return x.Greeted
+	}
+	return false
+}
+
+func (x *ThreadHeader) GetLow() *Side {
+	if x != nil {
+		return x.Low
+	}
+	return nil
+}
+
+func (x *ThreadHeader) GetHigh() *Side {
+	if x != nil {
+		return x.High
+	}
+	return nil
+}
+
+// Side is what one of the two has decided about the other.
+type Side struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Blocks        bool                   `protobuf:"varint,1,opt,name=blocks,proto3" json:"blocks,omitempty"`
+	Requests      bool                   `protobuf:"varint,2,opt,name=requests,proto3" json:"requests,omitempty"` // to be friends, and waits
+	Ignores       bool                   `protobuf:"varint,3,opt,name=ignores,proto3" json:"ignores,omitempty"`   // the other's request
+	Greeting      string                 `protobuf:"bytes,4,opt,name=greeting,proto3" json:"greeting,omitempty"`
+	RequestedMs   int64                  `protobuf:"varint,5,opt,name=requested_ms,json=requestedMs,proto3" json:"requested_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Side) Reset() {
+	*x = Side{}
+	mi := &file_proto_cell_state_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Side) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Side) ProtoMessage() {}
+
+func (x *Side) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_state_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Side.ProtoReflect.Descriptor instead.
+func (*Side) Descriptor() ([]byte, []int) {
+	return file_proto_cell_state_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Side) GetBlocks() bool {
+	if x != nil {
+		return x.Blocks
+	}
+	return false
+}
+
+func (x *Side) GetRequests() bool {
+	if x != nil {
+		return x.Requests
+	}
+	return false
+}
+
+func (x *Side) GetIgnores() bool {
+	if x != nil {
+		return x.Ignores
+	}
+	return false
+}
+
+func (x *Side) GetGreeting() string {
+	if x != nil {
+		return x.Greeting
+	}
+	return ""
+}
+
+func (x *Side) GetRequestedMs() int64 {
+	if x != nil {
+		return x.RequestedMs
+	}
+	return 0
+}
+
+// Contact is a user's copy of what he and another are to each other, and what
+// he notes of the other himself.
+type Contact struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Relation      client.Relation        `protobuf:"varint,1,opt,name=relation,proto3,enum=waggle.client.v1.Relation" json:"relation,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Alias         string                 `protobuf:"bytes,3,opt,name=alias,proto3" json:"alias,omitempty"`
+	Tags          []string               `protobuf:"bytes,4,rep,name=tags,proto3" json:"tags,omitempty"`
+	Greeting      string                 `protobuf:"bytes,5,opt,name=greeting,proto3" json:"greeting,omitempty"`
+	TimeMs        int64                  `protobuf:"varint,6,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	Card          *client.Card           `protobuf:"bytes,7,opt,name=card,proto3" json:"card,omitempty"` // a friend's, as last pushed
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Contact) Reset() {
+	*x = Contact{}
+	mi := &file_proto_cell_state_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Contact) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Contact) ProtoMessage() {}
+
+func (x *Contact) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_state_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Contact.ProtoReflect.Descriptor instead.
+func (*Contact) Descriptor() ([]byte, []int) {
+	return file_proto_cell_state_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Contact) GetRelation() client.Relation {
+	if x != nil {
+		return x.Relation
+	}
+	return client.Relation(0)
+}
+
+func (x *Contact) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Contact) GetAlias() string {
+	if x != nil {
+		return x.Alias
+	}
+	return ""
+}
+
+func (x *Contact) GetTags() []string {
+	if x != nil {
+		return x.Tags
+	}
+	return nil
+}
+
+func (x *Contact) GetGreeting() string {
+	if x != nil {
+		return x.Greeting
+	}
+	return ""
+}
+
+func (x *Contact) GetTimeMs() int64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
+}
+
+func (x *Contact) GetCard() *client.Card {
+	if x != nil {
+		return x.Card
+	}
+	return nil
+}
+
 // JoinedThread is one of a user's threads.
 type JoinedThread struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -867,13 +1379,16 @@ type JoinedThread struct {
 	ReadSeq       uint64                 `protobuf:"varint,4,opt,name=read_seq,json=readSeq,proto3" json:"read_seq,omitempty"`
 	ReadMessages  uint64                 `protobuf:"varint,5,opt,name=read_messages,json=readMessages,proto3" json:"read_messages,omitempty"` // count up to read_seq, own sends included
 	PeerName      string                 `protobuf:"bytes,6,opt,name=peer_name,json=peerName,proto3" json:"peer_name,omitempty"`
+	DeliveredSeq  uint64                 `protobuf:"varint,7,opt,name=delivered_seq,json=deliveredSeq,proto3" json:"delivered_seq,omitempty"`    // to some device of the user
+	PeerDelivered uint64                 `protobuf:"varint,8,opt,name=peer_delivered,json=peerDelivered,proto3" json:"peer_delivered,omitempty"` // direct threads: the other side's marks
+	PeerRead      uint64                 `protobuf:"varint,9,opt,name=peer_read,json=peerRead,proto3" json:"peer_read,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *JoinedThread) Reset() {
 	*x = JoinedThread{}
-	mi := &file_proto_cell_state_proto_msgTypes[11]
+	mi := &file_proto_cell_state_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -885,7 +1400,7 @@ func (x *JoinedThread) String() string {
 func (*JoinedThread) ProtoMessage() {}
 
 func (x *JoinedThread) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_state_proto_msgTypes[11]
+	mi := &file_proto_cell_state_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -898,7 +1413,7 @@ func (x *JoinedThread) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinedThread.ProtoReflect.Descriptor instead.
 func (*JoinedThread) Descriptor() ([]byte, []int) {
-	return file_proto_cell_state_proto_rawDescGZIP(), []int{11}
+	return file_proto_cell_state_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *JoinedThread) GetLastSeq() uint64 {
@@ -943,6 +1458,27 @@ func (x *JoinedThread) GetPeerName() string {
 	return ""
 }
 
+func (x *JoinedThread) GetDeliveredSeq() uint64 {
+	if x != nil {
+		return x.DeliveredSeq
+	}
+	return 0
+}
+
+func (x *JoinedThread) GetPeerDelivered() uint64 {
+	if x != nil {
+		return x.PeerDelivered
+	}
+	return 0
+}
+
+func (x *JoinedThread) GetPeerRead() uint64 {
+	if x != nil {
+		return x.PeerRead
+	}
+	return 0
+}
+
 // SentRow remembers a client message id for as long as it could come again.
 type SentRow struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -955,7 +1491,7 @@ type SentRow struct {
 
 func (x *SentRow) Reset() {
 	*x = SentRow{}
-	mi := &file_proto_cell_state_proto_msgTypes[12]
+	mi := &file_proto_cell_state_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -967,7 +1503,7 @@ func (x *SentRow) String() string {
 func (*SentRow) ProtoMessage() {}
 
 func (x *SentRow) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_state_proto_msgTypes[12]
+	mi := &file_proto_cell_state_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -980,7 +1516,7 @@ func (x *SentRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SentRow.ProtoReflect.Descriptor instead.
 func (*SentRow) Descriptor() ([]byte, []int) {
-	return file_proto_cell_state_proto_rawDescGZIP(), []int{12}
+	return file_proto_cell_state_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SentRow) GetSeq() uint64 {
@@ -1012,6 +1548,10 @@ type ChannelRow struct {
 	// Types that are valid to be assigned to Body:
 	//
 	//	*ChannelRow_Message
+	//	*ChannelRow_Contact
+	//	*ChannelRow_Mark
+	//	*ChannelRow_Profile
+	//	*ChannelRow_DirectFrom
 	Body isChannelRow_Body `protobuf_oneof:"body"`
 	// Rides along when the row is delivered, for pushing; never stored.
 	Event         *StoredEvent `protobuf:"bytes,15,opt,name=event,proto3" json:"event,omitempty"`
@@ -1021,7 +1561,7 @@ type ChannelRow struct {
 
 func (x *ChannelRow) Reset() {
 	*x = ChannelRow{}
-	mi := &file_proto_cell_state_proto_msgTypes[13]
+	mi := &file_proto_cell_state_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1033,7 +1573,7 @@ func (x *ChannelRow) String() string {
 func (*ChannelRow) ProtoMessage() {}
 
 func (x *ChannelRow) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_state_proto_msgTypes[13]
+	mi := &file_proto_cell_state_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1046,7 +1586,7 @@ func (x *ChannelRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChannelRow.ProtoReflect.Descriptor instead.
 func (*ChannelRow) Descriptor() ([]byte, []int) {
-	return file_proto_cell_state_proto_rawDescGZIP(), []int{13}
+	return file_proto_cell_state_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ChannelRow) GetDest() uint64 {
@@ -1079,6 +1619,42 @@ func (x *ChannelRow) GetMessage() *MessageRow {
 	return nil
 }
 
+func (x *ChannelRow) GetContact() *ContactRow {
+	if x != nil {
+		if x, ok := x.Body.(*ChannelRow_Contact); ok {
+			return x.Contact
+		}
+	}
+	return nil
+}
+
+func (x *ChannelRow) GetMark() *MarkRow {
+	if x != nil {
+		if x, ok := x.Body.(*ChannelRow_Mark); ok {
+			return x.Mark
+		}
+	}
+	return nil
+}
+
+func (x *ChannelRow) GetProfile() *ProfileRow {
+	if x != nil {
+		if x, ok := x.Body.(*ChannelRow_Profile); ok {
+			return x.Profile
+		}
+	}
+	return nil
+}
+
+func (x *ChannelRow) GetDirectFrom() *DirectFromRow {
+	if x != nil {
+		if x, ok := x.Body.(*ChannelRow_DirectFrom); ok {
+			return x.DirectFrom
+		}
+	}
+	return nil
+}
+
 func (x *ChannelRow) GetEvent() *StoredEvent {
 	if x != nil {
 		return x.Event
@@ -1094,7 +1670,31 @@ type ChannelRow_Message struct {
 	Message *MessageRow `protobuf:"bytes,3,opt,name=message,proto3,oneof"`
 }
 
+type ChannelRow_Contact struct {
+	Contact *ContactRow `protobuf:"bytes,4,opt,name=contact,proto3,oneof"`
+}
+
+type ChannelRow_Mark struct {
+	Mark *MarkRow `protobuf:"bytes,5,opt,name=mark,proto3,oneof"`
+}
+
+type ChannelRow_Profile struct {
+	Profile *ProfileRow `protobuf:"bytes,6,opt,name=profile,proto3,oneof"`
+}
+
+type ChannelRow_DirectFrom struct {
+	DirectFrom *DirectFromRow `protobuf:"bytes,7,opt,name=direct_from,json=directFrom,proto3,oneof"`
+}
+
 func (*ChannelRow_Message) isChannelRow_Body() {}
+
+func (*ChannelRow_Contact) isChannelRow_Body() {}
+
+func (*ChannelRow_Mark) isChannelRow_Body() {}
+
+func (*ChannelRow_Profile) isChannelRow_Body() {}
+
+func (*ChannelRow_DirectFrom) isChannelRow_Body() {}
 
 // MessageRow tells a member's range of a message in a thread owned elsewhere.
 type MessageRow struct {
@@ -1112,7 +1712,7 @@ type MessageRow struct {
 
 func (x *MessageRow) Reset() {
 	*x = MessageRow{}
-	mi := &file_proto_cell_state_proto_msgTypes[14]
+	mi := &file_proto_cell_state_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1124,7 +1724,7 @@ func (x *MessageRow) String() string {
 func (*MessageRow) ProtoMessage() {}
 
 func (x *MessageRow) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_state_proto_msgTypes[14]
+	mi := &file_proto_cell_state_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1137,7 +1737,7 @@ func (x *MessageRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessageRow.ProtoReflect.Descriptor instead.
 func (*MessageRow) Descriptor() ([]byte, []int) {
-	return file_proto_cell_state_proto_rawDescGZIP(), []int{14}
+	return file_proto_cell_state_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *MessageRow) GetThread() string {
@@ -1189,11 +1789,272 @@ func (x *MessageRow) GetPeerName() string {
 	return ""
 }
 
+// ContactRow tells a user's range what became of him and another.
+type ContactRow struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"` // whose contact
+	Update        *ContactUpdate         `protobuf:"bytes,2,opt,name=update,proto3" json:"update,omitempty"`
+	Names         bool                   `protobuf:"varint,3,opt,name=names,proto3" json:"names,omitempty"` // alias and tags in it are the user's own, as just given
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ContactRow) Reset() {
+	*x = ContactRow{}
+	mi := &file_proto_cell_state_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ContactRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ContactRow) ProtoMessage() {}
+
+func (x *ContactRow) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_state_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ContactRow.ProtoReflect.Descriptor instead.
+func (*ContactRow) Descriptor() ([]byte, []int) {
+	return file_proto_cell_state_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ContactRow) GetUser() uint64 {
+	if x != nil {
+		return x.User
+	}
+	return 0
+}
+
+func (x *ContactRow) GetUpdate() *ContactUpdate {
+	if x != nil {
+		return x.Update
+	}
+	return nil
+}
+
+func (x *ContactRow) GetNames() bool {
+	if x != nil {
+		return x.Names
+	}
+	return false
+}
+
+// MarkRow tells a member's range how far another member got.
+type MarkRow struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Thread        string                 `protobuf:"bytes,1,opt,name=thread,proto3" json:"thread,omitempty"`
+	User          uint64                 `protobuf:"varint,2,opt,name=user,proto3" json:"user,omitempty"` // who is told
+	By            uint64                 `protobuf:"varint,3,opt,name=by,proto3" json:"by,omitempty"`     // who got further
+	Delivered     uint64                 `protobuf:"varint,4,opt,name=delivered,proto3" json:"delivered,omitempty"`
+	Read          uint64                 `protobuf:"varint,5,opt,name=read,proto3" json:"read,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MarkRow) Reset() {
+	*x = MarkRow{}
+	mi := &file_proto_cell_state_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MarkRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MarkRow) ProtoMessage() {}
+
+func (x *MarkRow) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_state_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MarkRow.ProtoReflect.Descriptor instead.
+func (*MarkRow) Descriptor() ([]byte, []int) {
+	return file_proto_cell_state_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *MarkRow) GetThread() string {
+	if x != nil {
+		return x.Thread
+	}
+	return ""
+}
+
+func (x *MarkRow) GetUser() uint64 {
+	if x != nil {
+		return x.User
+	}
+	return 0
+}
+
+func (x *MarkRow) GetBy() uint64 {
+	if x != nil {
+		return x.By
+	}
+	return 0
+}
+
+func (x *MarkRow) GetDelivered() uint64 {
+	if x != nil {
+		return x.Delivered
+	}
+	return 0
+}
+
+func (x *MarkRow) GetRead() uint64 {
+	if x != nil {
+		return x.Read
+	}
+	return 0
+}
+
+// ProfileRow tells users of a range that a friend has changed his card.
+type ProfileRow struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Users         []uint64               `protobuf:"varint,1,rep,packed,name=users,proto3" json:"users,omitempty"`
+	Card          *client.Card           `protobuf:"bytes,2,opt,name=card,proto3" json:"card,omitempty"`
+	Changed       uint64                 `protobuf:"varint,3,opt,name=changed,proto3" json:"changed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProfileRow) Reset() {
+	*x = ProfileRow{}
+	mi := &file_proto_cell_state_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProfileRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProfileRow) ProtoMessage() {}
+
+func (x *ProfileRow) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_state_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProfileRow.ProtoReflect.Descriptor instead.
+func (*ProfileRow) Descriptor() ([]byte, []int) {
+	return file_proto_cell_state_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ProfileRow) GetUsers() []uint64 {
+	if x != nil {
+		return x.Users
+	}
+	return nil
+}
+
+func (x *ProfileRow) GetCard() *client.Card {
+	if x != nil {
+		return x.Card
+	}
+	return nil
+}
+
+func (x *ProfileRow) GetChanged() uint64 {
+	if x != nil {
+		return x.Changed
+	}
+	return 0
+}
+
+// DirectFromRow tells the range that owns threads of a user elsewhere who may
+// write to him.
+type DirectFromRow struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"`
+	DirectFrom    client.DirectFrom      `protobuf:"varint,2,opt,name=direct_from,json=directFrom,proto3,enum=waggle.client.v1.DirectFrom" json:"direct_from,omitempty"`
+	Changed       uint64                 `protobuf:"varint,3,opt,name=changed,proto3" json:"changed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DirectFromRow) Reset() {
+	*x = DirectFromRow{}
+	mi := &file_proto_cell_state_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DirectFromRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DirectFromRow) ProtoMessage() {}
+
+func (x *DirectFromRow) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_state_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DirectFromRow.ProtoReflect.Descriptor instead.
+func (*DirectFromRow) Descriptor() ([]byte, []int) {
+	return file_proto_cell_state_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *DirectFromRow) GetUser() uint64 {
+	if x != nil {
+		return x.User
+	}
+	return 0
+}
+
+func (x *DirectFromRow) GetDirectFrom() client.DirectFrom {
+	if x != nil {
+		return x.DirectFrom
+	}
+	return client.DirectFrom(0)
+}
+
+func (x *DirectFromRow) GetChanged() uint64 {
+	if x != nil {
+		return x.Changed
+	}
+	return 0
+}
+
 var File_proto_cell_state_proto protoreflect.FileDescriptor
 
 const file_proto_cell_state_proto_rawDesc = "" +
 	"\n" +
-	"\x16proto/cell/state.proto\x12\x0ewaggle.cell.v1\"\xbe\x01\n" +
+	"\x16proto/cell/state.proto\x12\x0ewaggle.cell.v1\x1a\x19proto/client/client.proto\"\xbe\x01\n" +
 	"\n" +
 	"Descriptor\x12\x14\n" +
 	"\x05range\x18\x01 \x01(\x04R\x05range\x12\x12\n" +
@@ -1225,7 +2086,7 @@ const file_proto_cell_state_proto_rawDesc = "" +
 	"\tRangeMeta\x12 \n" +
 	"\vincarnation\x18\x01 \x01(\fR\vincarnation\x12\x1d\n" +
 	"\n" +
-	"created_by\x18\x02 \x01(\x04R\tcreatedBy\"\xb3\x01\n" +
+	"created_by\x18\x02 \x01(\x04R\tcreatedBy\"\x84\x03\n" +
 	"\aProfile\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12+\n" +
 	"\x11authority_version\x18\x02 \x01(\x04R\x10authorityVersion\x12\x1f\n" +
@@ -1233,7 +2094,16 @@ const file_proto_cell_state_proto_rawDesc = "" +
 	"accountKey\x12\x1d\n" +
 	"\n" +
 	"created_ms\x18\x04 \x01(\x03R\tcreatedMs\x12'\n" +
-	"\x0fauthority_nonce\x18\x05 \x01(\fR\x0eauthorityNonce\"\xec\x02\n" +
+	"\x0fauthority_nonce\x18\x05 \x01(\fR\x0eauthorityNonce\x12\x12\n" +
+	"\x04nick\x18\x06 \x01(\tR\x04nick\x12 \n" +
+	"\vdescription\x18\a \x01(\tR\vdescription\x12\x10\n" +
+	"\x03sex\x18\b \x01(\tR\x03sex\x12\x16\n" +
+	"\x06avatar\x18\t \x01(\tR\x06avatar\x12=\n" +
+	"\vdirect_from\x18\n" +
+	" \x01(\x0e2\x1c.waggle.client.v1.DirectFromR\n" +
+	"directFrom\x12\x16\n" +
+	"\x06hidden\x18\v \x01(\bR\x06hidden\x12\x18\n" +
+	"\achanged\x18\f \x01(\x04R\achanged\"\xa6\x03\n" +
 	"\x06Device\x12%\n" +
 	"\x0esession_number\x18\x01 \x01(\x04R\rsessionNumber\x12!\n" +
 	"\frefresh_hash\x18\x02 \x01(\fR\vrefreshHash\x12#\n" +
@@ -1247,14 +2117,33 @@ const file_proto_cell_state_proto_rawDesc = "" +
 	"\vnext_hashes\x18\n" +
 	" \x03(\fR\n" +
 	"nextHashes\x12+\n" +
-	"\x11authority_version\x18\v \x01(\x04R\x10authorityVersion\"n\n" +
+	"\x11authority_version\x18\v \x01(\x04R\x10authorityVersion\x12\x1f\n" +
+	"\vpast_nonces\x18\f \x03(\fR\n" +
+	"pastNonces\x12\x17\n" +
+	"\aseen_ms\x18\r \x01(\x03R\x06seenMs\"\x93\x01\n" +
 	"\tUpdateLog\x12 \n" +
 	"\vincarnation\x18\x01 \x01(\fR\vincarnation\x12\x18\n" +
 	"\atrimmed\x18\x02 \x01(\x04R\atrimmed\x12%\n" +
-	"\x0eforgotten_hour\x18\x03 \x01(\x04R\rforgottenHour\"8\n" +
+	"\x0eforgotten_hour\x18\x03 \x01(\x04R\rforgottenHour\x12#\n" +
+	"\rdelivered_pts\x18\x04 \x01(\x04R\fdeliveredPts\"\xf3\x01\n" +
 	"\fStoredUpdate\x12\x16\n" +
 	"\x06thread\x18\x01 \x01(\tR\x06thread\x12\x10\n" +
-	"\x03seq\x18\x02 \x01(\x04R\x03seq\"\xcf\x01\n" +
+	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x10\n" +
+	"\x03own\x18\x03 \x01(\bR\x03own\x120\n" +
+	"\x04mark\x18\n" +
+	" \x01(\v2\x1a.waggle.cell.v1.MarkUpdateH\x00R\x04mark\x129\n" +
+	"\acontact\x18\v \x01(\v2\x1d.waggle.cell.v1.ContactUpdateH\x00R\acontact\x122\n" +
+	"\aprofile\x18\f \x01(\v2\x16.waggle.client.v1.CardH\x00R\aprofileB\x06\n" +
+	"\x04body\"M\n" +
+	"\n" +
+	"MarkUpdate\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x12\n" +
+	"\x04read\x18\x02 \x01(\bR\x04read\x12\x17\n" +
+	"\atime_ms\x18\x03 \x01(\x03R\x06timeMs\"\x8d\x01\n" +
+	"\rContactUpdate\x127\n" +
+	"\x06action\x18\x01 \x01(\x0e2\x1f.waggle.client.v1.ContactActionR\x06action\x12\x0e\n" +
+	"\x02by\x18\x02 \x01(\x04R\x02by\x123\n" +
+	"\acontact\x18\x03 \x01(\v2\x19.waggle.client.v1.ContactR\acontact\"\xbd\x02\n" +
 	"\vStoredEvent\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\x04R\x04from\x12\x17\n" +
 	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x12\"\n" +
@@ -1262,14 +2151,34 @@ const file_proto_cell_state_proto_rawDesc = "" +
 	"\bmessages\x18\x04 \x01(\x04R\bmessages\x12\x1b\n" +
 	"\tfrom_name\x18\x05 \x01(\tR\bfromName\x12.\n" +
 	"\x04text\x18\n" +
-	" \x01(\v2\x18.waggle.cell.v1.TextBodyH\x00R\x04textB\x06\n" +
+	" \x01(\v2\x18.waggle.cell.v1.TextBodyH\x00R\x04text\x128\n" +
+	"\blocation\x18\v \x01(\v2\x1a.waggle.client.v1.LocationH\x00R\blocation\x122\n" +
+	"\x04card\x18\f \x01(\v2\x1c.waggle.client.v1.SharedCardH\x00R\x04cardB\x06\n" +
 	"\x04body\"\x1e\n" +
 	"\bTextBody\x12\x12\n" +
-	"\x04text\x18\x01 \x01(\tR\x04text\"O\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\"\xd5\x01\n" +
 	"\fThreadHeader\x12 \n" +
 	"\vincarnation\x18\x01 \x01(\fR\vincarnation\x12\x1d\n" +
 	"\n" +
-	"created_ms\x18\x02 \x01(\x03R\tcreatedMs\"\xc4\x01\n" +
+	"created_ms\x18\x02 \x01(\x03R\tcreatedMs\x12\x18\n" +
+	"\afriends\x18\x03 \x01(\bR\afriends\x12\x18\n" +
+	"\agreeted\x18\x04 \x01(\bR\agreeted\x12&\n" +
+	"\x03low\x18\x05 \x01(\v2\x14.waggle.cell.v1.SideR\x03low\x12(\n" +
+	"\x04high\x18\x06 \x01(\v2\x14.waggle.cell.v1.SideR\x04high\"\x93\x01\n" +
+	"\x04Side\x12\x16\n" +
+	"\x06blocks\x18\x01 \x01(\bR\x06blocks\x12\x1a\n" +
+	"\brequests\x18\x02 \x01(\bR\brequests\x12\x18\n" +
+	"\aignores\x18\x03 \x01(\bR\aignores\x12\x1a\n" +
+	"\bgreeting\x18\x04 \x01(\tR\bgreeting\x12!\n" +
+	"\frequested_ms\x18\x05 \x01(\x03R\vrequestedMs\"\xe0\x01\n" +
+	"\aContact\x126\n" +
+	"\brelation\x18\x01 \x01(\x0e2\x1a.waggle.client.v1.RelationR\brelation\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
+	"\x05alias\x18\x03 \x01(\tR\x05alias\x12\x12\n" +
+	"\x04tags\x18\x04 \x03(\tR\x04tags\x12\x1a\n" +
+	"\bgreeting\x18\x05 \x01(\tR\bgreeting\x12\x17\n" +
+	"\atime_ms\x18\x06 \x01(\x03R\x06timeMs\x12*\n" +
+	"\x04card\x18\a \x01(\v2\x16.waggle.client.v1.CardR\x04card\"\xad\x02\n" +
 	"\fJoinedThread\x12\x19\n" +
 	"\blast_seq\x18\x01 \x01(\x04R\alastSeq\x12 \n" +
 	"\flast_time_ms\x18\x02 \x01(\x03R\n" +
@@ -1277,16 +2186,24 @@ const file_proto_cell_state_proto_rawDesc = "" +
 	"\bmessages\x18\x03 \x01(\x04R\bmessages\x12\x19\n" +
 	"\bread_seq\x18\x04 \x01(\x04R\areadSeq\x12#\n" +
 	"\rread_messages\x18\x05 \x01(\x04R\freadMessages\x12\x1b\n" +
-	"\tpeer_name\x18\x06 \x01(\tR\bpeerName\"L\n" +
+	"\tpeer_name\x18\x06 \x01(\tR\bpeerName\x12#\n" +
+	"\rdelivered_seq\x18\a \x01(\x04R\fdeliveredSeq\x12%\n" +
+	"\x0epeer_delivered\x18\b \x01(\x04R\rpeerDelivered\x12\x1b\n" +
+	"\tpeer_read\x18\t \x01(\x04R\bpeerRead\"L\n" +
 	"\aSentRow\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x16\n" +
 	"\x06thread\x18\x02 \x01(\tR\x06thread\x12\x17\n" +
-	"\atime_ms\x18\x03 \x01(\x03R\x06timeMs\"\xab\x01\n" +
+	"\atime_ms\x18\x03 \x01(\x03R\x06timeMs\"\x8c\x03\n" +
 	"\n" +
 	"ChannelRow\x12\x12\n" +
 	"\x04dest\x18\x01 \x01(\x04R\x04dest\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x04R\x06number\x126\n" +
-	"\amessage\x18\x03 \x01(\v2\x1a.waggle.cell.v1.MessageRowH\x00R\amessage\x121\n" +
+	"\amessage\x18\x03 \x01(\v2\x1a.waggle.cell.v1.MessageRowH\x00R\amessage\x126\n" +
+	"\acontact\x18\x04 \x01(\v2\x1a.waggle.cell.v1.ContactRowH\x00R\acontact\x12-\n" +
+	"\x04mark\x18\x05 \x01(\v2\x17.waggle.cell.v1.MarkRowH\x00R\x04mark\x126\n" +
+	"\aprofile\x18\x06 \x01(\v2\x1a.waggle.cell.v1.ProfileRowH\x00R\aprofile\x12@\n" +
+	"\vdirect_from\x18\a \x01(\v2\x1d.waggle.cell.v1.DirectFromRowH\x00R\n" +
+	"directFrom\x121\n" +
 	"\x05event\x18\x0f \x01(\v2\x1b.waggle.cell.v1.StoredEventR\x05eventB\x06\n" +
 	"\x04body\"\xae\x01\n" +
 	"\n" +
@@ -1297,7 +2214,28 @@ const file_proto_cell_state_proto_rawDesc = "" +
 	"\bmessages\x18\x04 \x01(\x04R\bmessages\x12\x17\n" +
 	"\atime_ms\x18\x05 \x01(\x03R\x06timeMs\x12\x10\n" +
 	"\x03own\x18\x06 \x01(\bR\x03own\x12\x1b\n" +
-	"\tpeer_name\x18\a \x01(\tR\bpeerNameB/Z-github.com/waggle-im/waggle/proto/cell;cellpbb\x06proto3"
+	"\tpeer_name\x18\a \x01(\tR\bpeerName\"m\n" +
+	"\n" +
+	"ContactRow\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\x04R\x04user\x125\n" +
+	"\x06update\x18\x02 \x01(\v2\x1d.waggle.cell.v1.ContactUpdateR\x06update\x12\x14\n" +
+	"\x05names\x18\x03 \x01(\bR\x05names\"w\n" +
+	"\aMarkRow\x12\x16\n" +
+	"\x06thread\x18\x01 \x01(\tR\x06thread\x12\x12\n" +
+	"\x04user\x18\x02 \x01(\x04R\x04user\x12\x0e\n" +
+	"\x02by\x18\x03 \x01(\x04R\x02by\x12\x1c\n" +
+	"\tdelivered\x18\x04 \x01(\x04R\tdelivered\x12\x12\n" +
+	"\x04read\x18\x05 \x01(\x04R\x04read\"h\n" +
+	"\n" +
+	"ProfileRow\x12\x14\n" +
+	"\x05users\x18\x01 \x03(\x04R\x05users\x12*\n" +
+	"\x04card\x18\x02 \x01(\v2\x16.waggle.client.v1.CardR\x04card\x12\x18\n" +
+	"\achanged\x18\x03 \x01(\x04R\achanged\"|\n" +
+	"\rDirectFromRow\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\x04R\x04user\x12=\n" +
+	"\vdirect_from\x18\x02 \x01(\x0e2\x1c.waggle.client.v1.DirectFromR\n" +
+	"directFrom\x12\x18\n" +
+	"\achanged\x18\x03 \x01(\x04R\achangedB/Z-github.com/waggle-im/waggle/proto/cell;cellpbb\x06proto3"
 
 var (
 	file_proto_cell_state_proto_rawDescOnce sync.Once
@@ -1311,34 +2249,68 @@ func file_proto_cell_state_proto_rawDescGZIP() []byte {
 	return file_proto_cell_state_proto_rawDescData
 }
 
-var file_proto_cell_state_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_proto_cell_state_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_proto_cell_state_proto_goTypes = []any{
-	(*Descriptor)(nil),   // 0: waggle.cell.v1.Descriptor
-	(*Replica)(nil),      // 1: waggle.cell.v1.Replica
-	(*RangeState)(nil),   // 2: waggle.cell.v1.RangeState
-	(*RangeMeta)(nil),    // 3: waggle.cell.v1.RangeMeta
-	(*Profile)(nil),      // 4: waggle.cell.v1.Profile
-	(*Device)(nil),       // 5: waggle.cell.v1.Device
-	(*UpdateLog)(nil),    // 6: waggle.cell.v1.UpdateLog
-	(*StoredUpdate)(nil), // 7: waggle.cell.v1.StoredUpdate
-	(*StoredEvent)(nil),  // 8: waggle.cell.v1.StoredEvent
-	(*TextBody)(nil),     // 9: waggle.cell.v1.TextBody
-	(*ThreadHeader)(nil), // 10: waggle.cell.v1.ThreadHeader
-	(*JoinedThread)(nil), // 11: waggle.cell.v1.JoinedThread
-	(*SentRow)(nil),      // 12: waggle.cell.v1.SentRow
-	(*ChannelRow)(nil),   // 13: waggle.cell.v1.ChannelRow
-	(*MessageRow)(nil),   // 14: waggle.cell.v1.MessageRow
+	(*Descriptor)(nil),        // 0: waggle.cell.v1.Descriptor
+	(*Replica)(nil),           // 1: waggle.cell.v1.Replica
+	(*RangeState)(nil),        // 2: waggle.cell.v1.RangeState
+	(*RangeMeta)(nil),         // 3: waggle.cell.v1.RangeMeta
+	(*Profile)(nil),           // 4: waggle.cell.v1.Profile
+	(*Device)(nil),            // 5: waggle.cell.v1.Device
+	(*UpdateLog)(nil),         // 6: waggle.cell.v1.UpdateLog
+	(*StoredUpdate)(nil),      // 7: waggle.cell.v1.StoredUpdate
+	(*MarkUpdate)(nil),        // 8: waggle.cell.v1.MarkUpdate
+	(*ContactUpdate)(nil),     // 9: waggle.cell.v1.ContactUpdate
+	(*StoredEvent)(nil),       // 10: waggle.cell.v1.StoredEvent
+	(*TextBody)(nil),          // 11: waggle.cell.v1.TextBody
+	(*ThreadHeader)(nil),      // 12: waggle.cell.v1.ThreadHeader
+	(*Side)(nil),              // 13: waggle.cell.v1.Side
+	(*Contact)(nil),           // 14: waggle.cell.v1.Contact
+	(*JoinedThread)(nil),      // 15: waggle.cell.v1.JoinedThread
+	(*SentRow)(nil),           // 16: waggle.cell.v1.SentRow
+	(*ChannelRow)(nil),        // 17: waggle.cell.v1.ChannelRow
+	(*MessageRow)(nil),        // 18: waggle.cell.v1.MessageRow
+	(*ContactRow)(nil),        // 19: waggle.cell.v1.ContactRow
+	(*MarkRow)(nil),           // 20: waggle.cell.v1.MarkRow
+	(*ProfileRow)(nil),        // 21: waggle.cell.v1.ProfileRow
+	(*DirectFromRow)(nil),     // 22: waggle.cell.v1.DirectFromRow
+	(client.DirectFrom)(0),    // 23: waggle.client.v1.DirectFrom
+	(*client.Card)(nil),       // 24: waggle.client.v1.Card
+	(client.ContactAction)(0), // 25: waggle.client.v1.ContactAction
+	(*client.Contact)(nil),    // 26: waggle.client.v1.Contact
+	(*client.Location)(nil),   // 27: waggle.client.v1.Location
+	(*client.SharedCard)(nil), // 28: waggle.client.v1.SharedCard
+	(client.Relation)(0),      // 29: waggle.client.v1.Relation
 }
 var file_proto_cell_state_proto_depIdxs = []int32{
 	1,  // 0: waggle.cell.v1.Descriptor.replicas:type_name -> waggle.cell.v1.Replica
-	9,  // 1: waggle.cell.v1.StoredEvent.text:type_name -> waggle.cell.v1.TextBody
-	14, // 2: waggle.cell.v1.ChannelRow.message:type_name -> waggle.cell.v1.MessageRow
-	8,  // 3: waggle.cell.v1.ChannelRow.event:type_name -> waggle.cell.v1.StoredEvent
-	4,  // [4:4] is the sub-list for method output_type
-	4,  // [4:4] is the sub-list for method input_type
-	4,  // [4:4] is the sub-list for extension type_name
-	4,  // [4:4] is the sub-list for extension extendee
-	0,  // [0:4] is the sub-list for field type_name
+	23, // 1: waggle.cell.v1.Profile.direct_from:type_name -> waggle.client.v1.DirectFrom
+	8,  // 2: waggle.cell.v1.StoredUpdate.mark:type_name -> waggle.cell.v1.MarkUpdate
+	9,  // 3: waggle.cell.v1.StoredUpdate.contact:type_name -> waggle.cell.v1.ContactUpdate
+	24, // 4: waggle.cell.v1.StoredUpdate.profile:type_name -> waggle.client.v1.Card
+	25, // 5: waggle.cell.v1.ContactUpdate.action:type_name -> waggle.client.v1.ContactAction
+	26, // 6: waggle.cell.v1.ContactUpdate.contact:type_name -> waggle.client.v1.Contact
+	11, // 7: waggle.cell.v1.StoredEvent.text:type_name -> waggle.cell.v1.TextBody
+	27, // 8: waggle.cell.v1.StoredEvent.location:type_name -> waggle.client.v1.Location
+	28, // 9: waggle.cell.v1.StoredEvent.card:type_name -> waggle.client.v1.SharedCard
+	13, // 10: waggle.cell.v1.ThreadHeader.low:type_name -> waggle.cell.v1.Side
+	13, // 11: waggle.cell.v1.ThreadHeader.high:type_name -> waggle.cell.v1.Side
+	29, // 12: waggle.cell.v1.Contact.relation:type_name -> waggle.client.v1.Relation
+	24, // 13: waggle.cell.v1.Contact.card:type_name -> waggle.client.v1.Card
+	18, // 14: waggle.cell.v1.ChannelRow.message:type_name -> waggle.cell.v1.MessageRow
+	19, // 15: waggle.cell.v1.ChannelRow.contact:type_name -> waggle.cell.v1.ContactRow
+	20, // 16: waggle.cell.v1.ChannelRow.mark:type_name -> waggle.cell.v1.MarkRow
+	21, // 17: waggle.cell.v1.ChannelRow.profile:type_name -> waggle.cell.v1.ProfileRow
+	22, // 18: waggle.cell.v1.ChannelRow.direct_from:type_name -> waggle.cell.v1.DirectFromRow
+	10, // 19: waggle.cell.v1.ChannelRow.event:type_name -> waggle.cell.v1.StoredEvent
+	9,  // 20: waggle.cell.v1.ContactRow.update:type_name -> waggle.cell.v1.ContactUpdate
+	24, // 21: waggle.cell.v1.ProfileRow.card:type_name -> waggle.client.v1.Card
+	23, // 22: waggle.cell.v1.DirectFromRow.direct_from:type_name -> waggle.client.v1.DirectFrom
+	23, // [23:23] is the sub-list for method output_type
+	23, // [23:23] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_proto_cell_state_proto_init() }
@@ -1346,11 +2318,22 @@ func file_proto_cell_state_proto_init() {
 	if File_proto_cell_state_proto != nil {
 		return
 	}
-	file_proto_cell_state_proto_msgTypes[8].OneofWrappers = []any{
-		(*StoredEvent_Text)(nil),
+	file_proto_cell_state_proto_msgTypes[7].OneofWrappers = []any{
+		(*StoredUpdate_Mark)(nil),
+		(*StoredUpdate_Contact)(nil),
+		(*StoredUpdate_Profile)(nil),
 	}
-	file_proto_cell_state_proto_msgTypes[13].OneofWrappers = []any{
+	file_proto_cell_state_proto_msgTypes[10].OneofWrappers = []any{
+		(*StoredEvent_Text)(nil),
+		(*StoredEvent_Location)(nil),
+		(*StoredEvent_Card)(nil),
+	}
+	file_proto_cell_state_proto_msgTypes[17].OneofWrappers = []any{
 		(*ChannelRow_Message)(nil),
+		(*ChannelRow_Contact)(nil),
+		(*ChannelRow_Mark)(nil),
+		(*ChannelRow_Profile)(nil),
+		(*ChannelRow_DirectFrom)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1358,7 +2341,7 @@ func file_proto_cell_state_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_cell_state_proto_rawDesc), len(file_proto_cell_state_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   15,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

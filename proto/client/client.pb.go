@@ -24,6 +24,173 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Relation is what another person is to the user.
+type Relation int32
+
+const (
+	Relation_RELATION_NONE             Relation = 0
+	Relation_RELATION_FRIEND           Relation = 1
+	Relation_RELATION_REQUEST_RECEIVED Relation = 2
+	Relation_RELATION_REQUEST_SENT     Relation = 3
+	Relation_RELATION_REQUEST_IGNORED  Relation = 4 // received, and put aside
+	Relation_RELATION_BLOCKED          Relation = 5 // by the user
+)
+
+// Enum value maps for Relation.
+var (
+	Relation_name = map[int32]string{
+		0: "RELATION_NONE",
+		1: "RELATION_FRIEND",
+		2: "RELATION_REQUEST_RECEIVED",
+		3: "RELATION_REQUEST_SENT",
+		4: "RELATION_REQUEST_IGNORED",
+		5: "RELATION_BLOCKED",
+	}
+	Relation_value = map[string]int32{
+		"RELATION_NONE":             0,
+		"RELATION_FRIEND":           1,
+		"RELATION_REQUEST_RECEIVED": 2,
+		"RELATION_REQUEST_SENT":     3,
+		"RELATION_REQUEST_IGNORED":  4,
+		"RELATION_BLOCKED":          5,
+	}
+)
+
+func (x Relation) Enum() *Relation {
+	p := new(Relation)
+	*p = x
+	return p
+}
+
+func (x Relation) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Relation) Descriptor() protoreflect.EnumDescriptor {
+	return file_proto_client_client_proto_enumTypes[0].Descriptor()
+}
+
+func (Relation) Type() protoreflect.EnumType {
+	return &file_proto_client_client_proto_enumTypes[0]
+}
+
+func (x Relation) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Relation.Descriptor instead.
+func (Relation) EnumDescriptor() ([]byte, []int) {
+	return file_proto_client_client_proto_rawDescGZIP(), []int{0}
+}
+
+type ContactAction int32
+
+const (
+	ContactAction_CONTACT_ACTION_NONE    ContactAction = 0
+	ContactAction_CONTACT_ACTION_REQUEST ContactAction = 1 // ask to be friends; crossing requests make friends
+	ContactAction_CONTACT_ACTION_ACCEPT  ContactAction = 2 // make friends of who asked
+	ContactAction_CONTACT_ACTION_IGNORE  ContactAction = 3 // put a request aside; the other side is not told
+	ContactAction_CONTACT_ACTION_REMOVE  ContactAction = 4 // end a friendship, or take a request back
+	ContactAction_CONTACT_ACTION_BLOCK   ContactAction = 5 // end all, and take nothing any more
+	ContactAction_CONTACT_ACTION_UNBLOCK ContactAction = 6
+)
+
+// Enum value maps for ContactAction.
+var (
+	ContactAction_name = map[int32]string{
+		0: "CONTACT_ACTION_NONE",
+		1: "CONTACT_ACTION_REQUEST",
+		2: "CONTACT_ACTION_ACCEPT",
+		3: "CONTACT_ACTION_IGNORE",
+		4: "CONTACT_ACTION_REMOVE",
+		5: "CONTACT_ACTION_BLOCK",
+		6: "CONTACT_ACTION_UNBLOCK",
+	}
+	ContactAction_value = map[string]int32{
+		"CONTACT_ACTION_NONE":    0,
+		"CONTACT_ACTION_REQUEST": 1,
+		"CONTACT_ACTION_ACCEPT":  2,
+		"CONTACT_ACTION_IGNORE":  3,
+		"CONTACT_ACTION_REMOVE":  4,
+		"CONTACT_ACTION_BLOCK":   5,
+		"CONTACT_ACTION_UNBLOCK": 6,
+	}
+)
+
+func (x ContactAction) Enum() *ContactAction {
+	p := new(ContactAction)
+	*p = x
+	return p
+}
+
+func (x ContactAction) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ContactAction) Descriptor() protoreflect.EnumDescriptor {
+	return file_proto_client_client_proto_enumTypes[1].Descriptor()
+}
+
+func (ContactAction) Type() protoreflect.EnumType {
+	return &file_proto_client_client_proto_enumTypes[1]
+}
+
+func (x ContactAction) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ContactAction.Descriptor instead.
+func (ContactAction) EnumDescriptor() ([]byte, []int) {
+	return file_proto_client_client_proto_rawDescGZIP(), []int{1}
+}
+
+// DirectFrom is who may write to the user in direct threads.
+type DirectFrom int32
+
+const (
+	DirectFrom_DIRECT_FROM_ANYONE  DirectFrom = 0
+	DirectFrom_DIRECT_FROM_FRIENDS DirectFrom = 1
+)
+
+// Enum value maps for DirectFrom.
+var (
+	DirectFrom_name = map[int32]string{
+		0: "DIRECT_FROM_ANYONE",
+		1: "DIRECT_FROM_FRIENDS",
+	}
+	DirectFrom_value = map[string]int32{
+		"DIRECT_FROM_ANYONE":  0,
+		"DIRECT_FROM_FRIENDS": 1,
+	}
+)
+
+func (x DirectFrom) Enum() *DirectFrom {
+	p := new(DirectFrom)
+	*p = x
+	return p
+}
+
+func (x DirectFrom) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (DirectFrom) Descriptor() protoreflect.EnumDescriptor {
+	return file_proto_client_client_proto_enumTypes[2].Descriptor()
+}
+
+func (DirectFrom) Type() protoreflect.EnumType {
+	return &file_proto_client_client_proto_enumTypes[2]
+}
+
+func (x DirectFrom) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use DirectFrom.Descriptor instead.
+func (DirectFrom) EnumDescriptor() ([]byte, []int) {
+	return file_proto_client_client_proto_rawDescGZIP(), []int{2}
+}
+
 // ClientFrame is everything a client can say.
 type ClientFrame struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -41,6 +208,16 @@ type ClientFrame struct {
 	//	*ClientFrame_ListThreads
 	//	*ClientFrame_MarkRead
 	//	*ClientFrame_FindUser
+	//	*ClientFrame_FindPeople
+	//	*ClientFrame_ChangeContact
+	//	*ClientFrame_EditContact
+	//	*ClientFrame_ListContacts
+	//	*ClientFrame_ReadProfile
+	//	*ClientFrame_SetProfile
+	//	*ClientFrame_ListDevices
+	//	*ClientFrame_EndDevice
+	//	*ClientFrame_EndAllDevices
+	//	*ClientFrame_Typing
 	Body          isClientFrame_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -171,6 +348,96 @@ func (x *ClientFrame) GetFindUser() *FindUser {
 	return nil
 }
 
+func (x *ClientFrame) GetFindPeople() *FindPeople {
+	if x != nil {
+		if x, ok := x.Body.(*ClientFrame_FindPeople); ok {
+			return x.FindPeople
+		}
+	}
+	return nil
+}
+
+func (x *ClientFrame) GetChangeContact() *ChangeContact {
+	if x != nil {
+		if x, ok := x.Body.(*ClientFrame_ChangeContact); ok {
+			return x.ChangeContact
+		}
+	}
+	return nil
+}
+
+func (x *ClientFrame) GetEditContact() *EditContact {
+	if x != nil {
+		if x, ok := x.Body.(*ClientFrame_EditContact); ok {
+			return x.EditContact
+		}
+	}
+	return nil
+}
+
+func (x *ClientFrame) GetListContacts() *ListContacts {
+	if x != nil {
+		if x, ok := x.Body.(*ClientFrame_ListContacts); ok {
+			return x.ListContacts
+		}
+	}
+	return nil
+}
+
+func (x *ClientFrame) GetReadProfile() *ReadProfile {
+	if x != nil {
+		if x, ok := x.Body.(*ClientFrame_ReadProfile); ok {
+			return x.ReadProfile
+		}
+	}
+	return nil
+}
+
+func (x *ClientFrame) GetSetProfile() *SetProfile {
+	if x != nil {
+		if x, ok := x.Body.(*ClientFrame_SetProfile); ok {
+			return x.SetProfile
+		}
+	}
+	return nil
+}
+
+func (x *ClientFrame) GetListDevices() *ListDevices {
+	if x != nil {
+		if x, ok := x.Body.(*ClientFrame_ListDevices); ok {
+			return x.ListDevices
+		}
+	}
+	return nil
+}
+
+func (x *ClientFrame) GetEndDevice() *EndDevice {
+	if x != nil {
+		if x, ok := x.Body.(*ClientFrame_EndDevice); ok {
+			return x.EndDevice
+		}
+	}
+	return nil
+}
+
+func (x *ClientFrame) GetEndAllDevices() *EndAllDevices {
+	if x != nil {
+		if x, ok := x.Body.(*ClientFrame_EndAllDevices); ok {
+			return x.EndAllDevices
+		}
+	}
+	return nil
+}
+
+func (x *ClientFrame) GetTyping() *Typing {
+	if x != nil {
+		if x, ok := x.Body.(*ClientFrame_Typing); ok {
+			return x.Typing
+		}
+	}
+	return nil
+}
+
 type isClientFrame_Body interface {
 	isClientFrame_Body()
 }
@@ -211,6 +478,46 @@ type ClientFrame_FindUser struct {
 	FindUser *FindUser `protobuf:"bytes,10,opt,name=find_user,json=findUser,proto3,oneof"`
 }
 
+type ClientFrame_FindPeople struct {
+	FindPeople *FindPeople `protobuf:"bytes,11,opt,name=find_people,json=findPeople,proto3,oneof"`
+}
+
+type ClientFrame_ChangeContact struct {
+	ChangeContact *ChangeContact `protobuf:"bytes,12,opt,name=change_contact,json=changeContact,proto3,oneof"`
+}
+
+type ClientFrame_EditContact struct {
+	EditContact *EditContact `protobuf:"bytes,13,opt,name=edit_contact,json=editContact,proto3,oneof"`
+}
+
+type ClientFrame_ListContacts struct {
+	ListContacts *ListContacts `protobuf:"bytes,14,opt,name=list_contacts,json=listContacts,proto3,oneof"`
+}
+
+type ClientFrame_ReadProfile struct {
+	ReadProfile *ReadProfile `protobuf:"bytes,15,opt,name=read_profile,json=readProfile,proto3,oneof"`
+}
+
+type ClientFrame_SetProfile struct {
+	SetProfile *SetProfile `protobuf:"bytes,16,opt,name=set_profile,json=setProfile,proto3,oneof"`
+}
+
+type ClientFrame_ListDevices struct {
+	ListDevices *ListDevices `protobuf:"bytes,17,opt,name=list_devices,json=listDevices,proto3,oneof"`
+}
+
+type ClientFrame_EndDevice struct {
+	EndDevice *EndDevice `protobuf:"bytes,18,opt,name=end_device,json=endDevice,proto3,oneof"`
+}
+
+type ClientFrame_EndAllDevices struct {
+	EndAllDevices *EndAllDevices `protobuf:"bytes,19,opt,name=end_all_devices,json=endAllDevices,proto3,oneof"`
+}
+
+type ClientFrame_Typing struct {
+	Typing *Typing `protobuf:"bytes,20,opt,name=typing,proto3,oneof"` // id 0: it has no answer
+}
+
 func (*ClientFrame_Hello) isClientFrame_Body() {}
 
 func (*ClientFrame_Heartbeat) isClientFrame_Body() {}
@@ -228,6 +535,26 @@ func (*ClientFrame_ListThreads) isClientFrame_Body() {}
 func (*ClientFrame_MarkRead) isClientFrame_Body() {}
 
 func (*ClientFrame_FindUser) isClientFrame_Body() {}
+
+func (*ClientFrame_FindPeople) isClientFrame_Body() {}
+
+func (*ClientFrame_ChangeContact) isClientFrame_Body() {}
+
+func (*ClientFrame_EditContact) isClientFrame_Body() {}
+
+func (*ClientFrame_ListContacts) isClientFrame_Body() {}
+
+func (*ClientFrame_ReadProfile) isClientFrame_Body() {}
+
+func (*ClientFrame_SetProfile) isClientFrame_Body() {}
+
+func (*ClientFrame_ListDevices) isClientFrame_Body() {}
+
+func (*ClientFrame_EndDevice) isClientFrame_Body() {}
+
+func (*ClientFrame_EndAllDevices) isClientFrame_Body() {}
+
+func (*ClientFrame_Typing) isClientFrame_Body() {}
 
 // ServerFrame is everything an edge can say.
 type ServerFrame struct {
@@ -247,6 +574,14 @@ type ServerFrame struct {
 	//	*ServerFrame_Threads
 	//	*ServerFrame_ReadMarked
 	//	*ServerFrame_UserFound
+	//	*ServerFrame_People
+	//	*ServerFrame_ContactChanged
+	//	*ServerFrame_Contacts
+	//	*ServerFrame_Profile
+	//	*ServerFrame_Devices
+	//	*ServerFrame_Done
+	//	*ServerFrame_Presence
+	//	*ServerFrame_TypingNow
 	Body          isServerFrame_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -395,6 +730,78 @@ func (x *ServerFrame) GetUserFound() *UserFound {
 	return nil
 }
 
+func (x *ServerFrame) GetPeople() *People {
+	if x != nil {
+		if x, ok := x.Body.(*ServerFrame_People); ok {
+			return x.People
+		}
+	}
+	return nil
+}
+
+func (x *ServerFrame) GetContactChanged() *ContactChanged {
+	if x != nil {
+		if x, ok := x.Body.(*ServerFrame_ContactChanged); ok {
+			return x.ContactChanged
+		}
+	}
+	return nil
+}
+
+func (x *ServerFrame) GetContacts() *Contacts {
+	if x != nil {
+		if x, ok := x.Body.(*ServerFrame_Contacts); ok {
+			return x.Contacts
+		}
+	}
+	return nil
+}
+
+func (x *ServerFrame) GetProfile() *Profile {
+	if x != nil {
+		if x, ok := x.Body.(*ServerFrame_Profile); ok {
+			return x.Profile
+		}
+	}
+	return nil
+}
+
+func (x *ServerFrame) GetDevices() *Devices {
+	if x != nil {
+		if x, ok := x.Body.(*ServerFrame_Devices); ok {
+			return x.Devices
+		}
+	}
+	return nil
+}
+
+func (x *ServerFrame) GetDone() *Done {
+	if x != nil {
+		if x, ok := x.Body.(*ServerFrame_Done); ok {
+			return x.Done
+		}
+	}
+	return nil
+}
+
+func (x *ServerFrame) GetPresence() *Presence {
+	if x != nil {
+		if x, ok := x.Body.(*ServerFrame_Presence); ok {
+			return x.Presence
+		}
+	}
+	return nil
+}
+
+func (x *ServerFrame) GetTypingNow() *TypingNow {
+	if x != nil {
+		if x, ok := x.Body.(*ServerFrame_TypingNow); ok {
+			return x.TypingNow
+		}
+	}
+	return nil
+}
+
 type isServerFrame_Body interface {
 	isServerFrame_Body()
 }
@@ -443,6 +850,38 @@ type ServerFrame_UserFound struct {
 	UserFound *UserFound `protobuf:"bytes,12,opt,name=user_found,json=userFound,proto3,oneof"`
 }
 
+type ServerFrame_People struct {
+	People *People `protobuf:"bytes,13,opt,name=people,proto3,oneof"`
+}
+
+type ServerFrame_ContactChanged struct {
+	ContactChanged *ContactChanged `protobuf:"bytes,14,opt,name=contact_changed,json=contactChanged,proto3,oneof"`
+}
+
+type ServerFrame_Contacts struct {
+	Contacts *Contacts `protobuf:"bytes,15,opt,name=contacts,proto3,oneof"`
+}
+
+type ServerFrame_Profile struct {
+	Profile *Profile `protobuf:"bytes,16,opt,name=profile,proto3,oneof"`
+}
+
+type ServerFrame_Devices struct {
+	Devices *Devices `protobuf:"bytes,17,opt,name=devices,proto3,oneof"`
+}
+
+type ServerFrame_Done struct {
+	Done *Done `protobuf:"bytes,18,opt,name=done,proto3,oneof"`
+}
+
+type ServerFrame_Presence struct {
+	Presence *Presence `protobuf:"bytes,19,opt,name=presence,proto3,oneof"`
+}
+
+type ServerFrame_TypingNow struct {
+	TypingNow *TypingNow `protobuf:"bytes,20,opt,name=typing_now,json=typingNow,proto3,oneof"`
+}
+
 func (*ServerFrame_Welcome) isServerFrame_Body() {}
 
 func (*ServerFrame_HeartbeatAck) isServerFrame_Body() {}
@@ -464,6 +903,22 @@ func (*ServerFrame_Threads) isServerFrame_Body() {}
 func (*ServerFrame_ReadMarked) isServerFrame_Body() {}
 
 func (*ServerFrame_UserFound) isServerFrame_Body() {}
+
+func (*ServerFrame_People) isServerFrame_Body() {}
+
+func (*ServerFrame_ContactChanged) isServerFrame_Body() {}
+
+func (*ServerFrame_Contacts) isServerFrame_Body() {}
+
+func (*ServerFrame_Profile) isServerFrame_Body() {}
+
+func (*ServerFrame_Devices) isServerFrame_Body() {}
+
+func (*ServerFrame_Done) isServerFrame_Body() {}
+
+func (*ServerFrame_Presence) isServerFrame_Body() {}
+
+func (*ServerFrame_TypingNow) isServerFrame_Body() {}
 
 // Hello is the first frame on every connection.
 type Hello struct {
@@ -1087,6 +1542,9 @@ type Update struct {
 	// Types that are valid to be assigned to Body:
 	//
 	//	*Update_Event
+	//	*Update_Mark
+	//	*Update_Contact
+	//	*Update_Profile
 	Body          isUpdate_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1145,6 +1603,33 @@ func (x *Update) GetEvent() *Event {
 	return nil
 }
 
+func (x *Update) GetMark() *Mark {
+	if x != nil {
+		if x, ok := x.Body.(*Update_Mark); ok {
+			return x.Mark
+		}
+	}
+	return nil
+}
+
+func (x *Update) GetContact() *ContactEvent {
+	if x != nil {
+		if x, ok := x.Body.(*Update_Contact); ok {
+			return x.Contact
+		}
+	}
+	return nil
+}
+
+func (x *Update) GetProfile() *Card {
+	if x != nil {
+		if x, ok := x.Body.(*Update_Profile); ok {
+			return x.Profile
+		}
+	}
+	return nil
+}
+
 type isUpdate_Body interface {
 	isUpdate_Body()
 }
@@ -1153,7 +1638,25 @@ type Update_Event struct {
 	Event *Event `protobuf:"bytes,2,opt,name=event,proto3,oneof"` // something happened in a thread
 }
 
+type Update_Mark struct {
+	Mark *Mark `protobuf:"bytes,3,opt,name=mark,proto3,oneof"` // a member, or another device of the user, got further
+}
+
+type Update_Contact struct {
+	Contact *ContactEvent `protobuf:"bytes,4,opt,name=contact,proto3,oneof"` // friendship, a request or a block has changed
+}
+
+type Update_Profile struct {
+	Profile *Card `protobuf:"bytes,5,opt,name=profile,proto3,oneof"` // a friend has changed his card
+}
+
 func (*Update_Event) isUpdate_Body() {}
+
+func (*Update_Mark) isUpdate_Body() {}
+
+func (*Update_Contact) isUpdate_Body() {}
+
+func (*Update_Profile) isUpdate_Body() {}
 
 // Resync: resume is impossible. Page threads and history, then continue with
 // updates after pts, which may repeat what was read.
@@ -1233,6 +1736,8 @@ type Event struct {
 	// Types that are valid to be assigned to Body:
 	//
 	//	*Event_Text
+	//	*Event_Location
+	//	*Event_Card
 	Body          isEvent_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1340,6 +1845,24 @@ func (x *Event) GetText() *TextMessage {
 	return nil
 }
 
+func (x *Event) GetLocation() *Location {
+	if x != nil {
+		if x, ok := x.Body.(*Event_Location); ok {
+			return x.Location
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetCard() *SharedCard {
+	if x != nil {
+		if x, ok := x.Body.(*Event_Card); ok {
+			return x.Card
+		}
+	}
+	return nil
+}
+
 type isEvent_Body interface {
 	isEvent_Body()
 }
@@ -1348,7 +1871,19 @@ type Event_Text struct {
 	Text *TextMessage `protobuf:"bytes,10,opt,name=text,proto3,oneof"`
 }
 
+type Event_Location struct {
+	Location *Location `protobuf:"bytes,11,opt,name=location,proto3,oneof"`
+}
+
+type Event_Card struct {
+	Card *SharedCard `protobuf:"bytes,12,opt,name=card,proto3,oneof"`
+}
+
 func (*Event_Text) isEvent_Body() {}
+
+func (*Event_Location) isEvent_Body() {}
+
+func (*Event_Card) isEvent_Body() {}
 
 type TextMessage struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1394,20 +1929,215 @@ func (x *TextMessage) GetText() string {
 	return ""
 }
 
-// SendMessage asks for one message to be appended to a thread.
-type SendMessage struct {
+// Location is a place on the map, WGS 84.
+type Location struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Latitude      float64                `protobuf:"fixed64,1,opt,name=latitude,proto3" json:"latitude,omitempty"`   // degrees, -90 … 90
+	Longitude     float64                `protobuf:"fixed64,2,opt,name=longitude,proto3" json:"longitude,omitempty"` // degrees, -180 … 180
+	Name          string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`             // at most 200 bytes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Location) Reset() {
+	*x = Location{}
+	mi := &file_proto_client_client_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Location) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Location) ProtoMessage() {}
+
+func (x *Location) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_client_client_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Location.ProtoReflect.Descriptor instead.
+func (*Location) Descriptor() ([]byte, []int) {
+	return file_proto_client_client_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Location) GetLatitude() float64 {
+	if x != nil {
+		return x.Latitude
+	}
+	return 0
+}
+
+func (x *Location) GetLongitude() float64 {
+	if x != nil {
+		return x.Longitude
+	}
+	return 0
+}
+
+func (x *Location) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// SharedCard names a person to another.
+type SharedCard struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"` // filled in by the server
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SharedCard) Reset() {
+	*x = SharedCard{}
+	mi := &file_proto_client_client_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SharedCard) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SharedCard) ProtoMessage() {}
+
+func (x *SharedCard) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_client_client_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SharedCard.ProtoReflect.Descriptor instead.
+func (*SharedCard) Descriptor() ([]byte, []int) {
+	return file_proto_client_client_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *SharedCard) GetUser() uint64 {
+	if x != nil {
+		return x.User
+	}
+	return 0
+}
+
+func (x *SharedCard) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// Mark is how far a member has got in a thread: a high-water mark, at most one
+// of each kind per second, thread and member.
+type Mark struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Thread        string                 `protobuf:"bytes,1,opt,name=thread,proto3" json:"thread,omitempty"`
-	ClientMsgId   []byte                 `protobuf:"bytes,2,opt,name=client_msg_id,json=clientMsgId,proto3" json:"client_msg_id,omitempty"` // UUIDv7 by the server's clock
-	After         []byte                 `protobuf:"bytes,3,opt,name=after,proto3" json:"after,omitempty"`                                  // the device's previous unacknowledged send here
-	Text          *TextMessage           `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`
+	Seq           uint64                 `protobuf:"varint,2,opt,name=seq,proto3" json:"seq,omitempty"`
+	User          uint64                 `protobuf:"varint,3,opt,name=user,proto3" json:"user,omitempty"` // the member; oneself: another device has read
+	Read          bool                   `protobuf:"varint,4,opt,name=read,proto3" json:"read,omitempty"` // else delivered
+	TimeMs        int64                  `protobuf:"varint,5,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Mark) Reset() {
+	*x = Mark{}
+	mi := &file_proto_client_client_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Mark) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Mark) ProtoMessage() {}
+
+func (x *Mark) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_client_client_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Mark.ProtoReflect.Descriptor instead.
+func (*Mark) Descriptor() ([]byte, []int) {
+	return file_proto_client_client_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Mark) GetThread() string {
+	if x != nil {
+		return x.Thread
+	}
+	return ""
+}
+
+func (x *Mark) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *Mark) GetUser() uint64 {
+	if x != nil {
+		return x.User
+	}
+	return 0
+}
+
+func (x *Mark) GetRead() bool {
+	if x != nil {
+		return x.Read
+	}
+	return false
+}
+
+func (x *Mark) GetTimeMs() int64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
+}
+
+// SendMessage asks for one message to be appended to a thread.
+type SendMessage struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Thread      string                 `protobuf:"bytes,1,opt,name=thread,proto3" json:"thread,omitempty"`
+	ClientMsgId []byte                 `protobuf:"bytes,2,opt,name=client_msg_id,json=clientMsgId,proto3" json:"client_msg_id,omitempty"` // UUIDv7 by the server's clock
+	After       []byte                 `protobuf:"bytes,3,opt,name=after,proto3" json:"after,omitempty"`                                  // the device's previous unacknowledged send here
+	// Exactly one of:
+	Text          *TextMessage `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`
+	Location      *Location    `protobuf:"bytes,5,opt,name=location,proto3" json:"location,omitempty"`
+	Card          *SharedCard  `protobuf:"bytes,6,opt,name=card,proto3" json:"card,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SendMessage) Reset() {
 	*x = SendMessage{}
-	mi := &file_proto_client_client_proto_msgTypes[16]
+	mi := &file_proto_client_client_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1419,7 +2149,7 @@ func (x *SendMessage) String() string {
 func (*SendMessage) ProtoMessage() {}
 
 func (x *SendMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[16]
+	mi := &file_proto_client_client_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1432,7 +2162,7 @@ func (x *SendMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SendMessage.ProtoReflect.Descriptor instead.
 func (*SendMessage) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{16}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SendMessage) GetThread() string {
@@ -1463,6 +2193,20 @@ func (x *SendMessage) GetText() *TextMessage {
 	return nil
 }
 
+func (x *SendMessage) GetLocation() *Location {
+	if x != nil {
+		return x.Location
+	}
+	return nil
+}
+
+func (x *SendMessage) GetCard() *SharedCard {
+	if x != nil {
+		return x.Card
+	}
+	return nil
+}
+
 type MessageSent struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Thread        string                 `protobuf:"bytes,1,opt,name=thread,proto3" json:"thread,omitempty"`
@@ -1475,7 +2219,7 @@ type MessageSent struct {
 
 func (x *MessageSent) Reset() {
 	*x = MessageSent{}
-	mi := &file_proto_client_client_proto_msgTypes[17]
+	mi := &file_proto_client_client_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1487,7 +2231,7 @@ func (x *MessageSent) String() string {
 func (*MessageSent) ProtoMessage() {}
 
 func (x *MessageSent) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[17]
+	mi := &file_proto_client_client_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1500,7 +2244,7 @@ func (x *MessageSent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessageSent.ProtoReflect.Descriptor instead.
 func (*MessageSent) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{17}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *MessageSent) GetThread() string {
@@ -1532,20 +2276,22 @@ func (x *MessageSent) GetClientMsgId() []byte {
 }
 
 // ReadHistory pages through a thread. With before: the rows below it, newest
-// page first. With after: the rows above it. Neither: the newest rows.
+// page first. With after: the rows above it. With at_ms: the rows from that
+// time on. None: the newest rows.
 type ReadHistory struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Thread        string                 `protobuf:"bytes,1,opt,name=thread,proto3" json:"thread,omitempty"`
 	Before        uint64                 `protobuf:"varint,2,opt,name=before,proto3" json:"before,omitempty"`
 	After         uint64                 `protobuf:"varint,3,opt,name=after,proto3" json:"after,omitempty"`
-	Limit         uint32                 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"` // at most 200; 0: 50
+	Limit         uint32                 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`           // at most 200; 0: 50
+	AtMs          int64                  `protobuf:"varint,5,opt,name=at_ms,json=atMs,proto3" json:"at_ms,omitempty"` // Unix milliseconds
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReadHistory) Reset() {
 	*x = ReadHistory{}
-	mi := &file_proto_client_client_proto_msgTypes[18]
+	mi := &file_proto_client_client_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1557,7 +2303,7 @@ func (x *ReadHistory) String() string {
 func (*ReadHistory) ProtoMessage() {}
 
 func (x *ReadHistory) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[18]
+	mi := &file_proto_client_client_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1570,7 +2316,7 @@ func (x *ReadHistory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadHistory.ProtoReflect.Descriptor instead.
 func (*ReadHistory) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{18}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ReadHistory) GetThread() string {
@@ -1601,6 +2347,13 @@ func (x *ReadHistory) GetLimit() uint32 {
 	return 0
 }
 
+func (x *ReadHistory) GetAtMs() int64 {
+	if x != nil {
+		return x.AtMs
+	}
+	return 0
+}
+
 type History struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Events        []*Event               `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"` // oldest first
@@ -1611,7 +2364,7 @@ type History struct {
 
 func (x *History) Reset() {
 	*x = History{}
-	mi := &file_proto_client_client_proto_msgTypes[19]
+	mi := &file_proto_client_client_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1623,7 +2376,7 @@ func (x *History) String() string {
 func (*History) ProtoMessage() {}
 
 func (x *History) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[19]
+	mi := &file_proto_client_client_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1636,7 +2389,7 @@ func (x *History) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use History.ProtoReflect.Descriptor instead.
 func (*History) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{19}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *History) GetEvents() []*Event {
@@ -1664,7 +2417,7 @@ type ListThreads struct {
 
 func (x *ListThreads) Reset() {
 	*x = ListThreads{}
-	mi := &file_proto_client_client_proto_msgTypes[20]
+	mi := &file_proto_client_client_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1676,7 +2429,7 @@ func (x *ListThreads) String() string {
 func (*ListThreads) ProtoMessage() {}
 
 func (x *ListThreads) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[20]
+	mi := &file_proto_client_client_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1689,7 +2442,7 @@ func (x *ListThreads) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListThreads.ProtoReflect.Descriptor instead.
 func (*ListThreads) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{20}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListThreads) GetLimit() uint32 {
@@ -1716,7 +2469,7 @@ type Threads struct {
 
 func (x *Threads) Reset() {
 	*x = Threads{}
-	mi := &file_proto_client_client_proto_msgTypes[21]
+	mi := &file_proto_client_client_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1728,7 +2481,7 @@ func (x *Threads) String() string {
 func (*Threads) ProtoMessage() {}
 
 func (x *Threads) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[21]
+	mi := &file_proto_client_client_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1741,7 +2494,7 @@ func (x *Threads) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Threads.ProtoReflect.Descriptor instead.
 func (*Threads) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{21}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Threads) GetThreads() []*Thread {
@@ -1759,22 +2512,24 @@ func (x *Threads) GetCursor() string {
 }
 
 type Thread struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Thread        string                 `protobuf:"bytes,1,opt,name=thread,proto3" json:"thread,omitempty"`
-	LastSeq       uint64                 `protobuf:"varint,2,opt,name=last_seq,json=lastSeq,proto3" json:"last_seq,omitempty"`
-	LastTimeMs    int64                  `protobuf:"varint,3,opt,name=last_time_ms,json=lastTimeMs,proto3" json:"last_time_ms,omitempty"`
-	Unread        uint64                 `protobuf:"varint,4,opt,name=unread,proto3" json:"unread,omitempty"`
-	ReadSeq       uint64                 `protobuf:"varint,5,opt,name=read_seq,json=readSeq,proto3" json:"read_seq,omitempty"`
-	Messages      uint64                 `protobuf:"varint,6,opt,name=messages,proto3" json:"messages,omitempty"`
-	Last          *Event                 `protobuf:"bytes,7,opt,name=last,proto3" json:"last,omitempty"`                         // absent if its owner could not be reached
-	PeerName      string                 `protobuf:"bytes,8,opt,name=peer_name,json=peerName,proto3" json:"peer_name,omitempty"` // direct threads: the other side's user name
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Thread           string                 `protobuf:"bytes,1,opt,name=thread,proto3" json:"thread,omitempty"`
+	LastSeq          uint64                 `protobuf:"varint,2,opt,name=last_seq,json=lastSeq,proto3" json:"last_seq,omitempty"`
+	LastTimeMs       int64                  `protobuf:"varint,3,opt,name=last_time_ms,json=lastTimeMs,proto3" json:"last_time_ms,omitempty"`
+	Unread           uint64                 `protobuf:"varint,4,opt,name=unread,proto3" json:"unread,omitempty"`
+	ReadSeq          uint64                 `protobuf:"varint,5,opt,name=read_seq,json=readSeq,proto3" json:"read_seq,omitempty"`
+	Messages         uint64                 `protobuf:"varint,6,opt,name=messages,proto3" json:"messages,omitempty"`
+	Last             *Event                 `protobuf:"bytes,7,opt,name=last,proto3" json:"last,omitempty"`                                                    // absent if its owner could not be reached
+	PeerName         string                 `protobuf:"bytes,8,opt,name=peer_name,json=peerName,proto3" json:"peer_name,omitempty"`                            // direct threads: the other side's user name
+	PeerDeliveredSeq uint64                 `protobuf:"varint,9,opt,name=peer_delivered_seq,json=peerDeliveredSeq,proto3" json:"peer_delivered_seq,omitempty"` // direct threads: how far the other side got
+	PeerReadSeq      uint64                 `protobuf:"varint,10,opt,name=peer_read_seq,json=peerReadSeq,proto3" json:"peer_read_seq,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Thread) Reset() {
 	*x = Thread{}
-	mi := &file_proto_client_client_proto_msgTypes[22]
+	mi := &file_proto_client_client_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1786,7 +2541,7 @@ func (x *Thread) String() string {
 func (*Thread) ProtoMessage() {}
 
 func (x *Thread) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[22]
+	mi := &file_proto_client_client_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1799,7 +2554,7 @@ func (x *Thread) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Thread.ProtoReflect.Descriptor instead.
 func (*Thread) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{22}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Thread) GetThread() string {
@@ -1858,6 +2613,20 @@ func (x *Thread) GetPeerName() string {
 	return ""
 }
 
+func (x *Thread) GetPeerDeliveredSeq() uint64 {
+	if x != nil {
+		return x.PeerDeliveredSeq
+	}
+	return 0
+}
+
+func (x *Thread) GetPeerReadSeq() uint64 {
+	if x != nil {
+		return x.PeerReadSeq
+	}
+	return 0
+}
+
 // MarkRead raises the caller's read mark in a thread.
 type MarkRead struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1869,7 +2638,7 @@ type MarkRead struct {
 
 func (x *MarkRead) Reset() {
 	*x = MarkRead{}
-	mi := &file_proto_client_client_proto_msgTypes[23]
+	mi := &file_proto_client_client_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1881,7 +2650,7 @@ func (x *MarkRead) String() string {
 func (*MarkRead) ProtoMessage() {}
 
 func (x *MarkRead) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[23]
+	mi := &file_proto_client_client_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1894,7 +2663,7 @@ func (x *MarkRead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarkRead.ProtoReflect.Descriptor instead.
 func (*MarkRead) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{23}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *MarkRead) GetThread() string {
@@ -1921,7 +2690,7 @@ type ReadMarked struct {
 
 func (x *ReadMarked) Reset() {
 	*x = ReadMarked{}
-	mi := &file_proto_client_client_proto_msgTypes[24]
+	mi := &file_proto_client_client_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1933,7 +2702,7 @@ func (x *ReadMarked) String() string {
 func (*ReadMarked) ProtoMessage() {}
 
 func (x *ReadMarked) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[24]
+	mi := &file_proto_client_client_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1946,7 +2715,7 @@ func (x *ReadMarked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadMarked.ProtoReflect.Descriptor instead.
 func (*ReadMarked) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{24}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ReadMarked) GetThread() string {
@@ -1974,7 +2743,7 @@ type FindUser struct {
 
 func (x *FindUser) Reset() {
 	*x = FindUser{}
-	mi := &file_proto_client_client_proto_msgTypes[25]
+	mi := &file_proto_client_client_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1986,7 +2755,7 @@ func (x *FindUser) String() string {
 func (*FindUser) ProtoMessage() {}
 
 func (x *FindUser) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[25]
+	mi := &file_proto_client_client_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1999,7 +2768,7 @@ func (x *FindUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindUser.ProtoReflect.Descriptor instead.
 func (*FindUser) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{25}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *FindUser) GetName() string {
@@ -2026,7 +2795,7 @@ type UserFound struct {
 
 func (x *UserFound) Reset() {
 	*x = UserFound{}
-	mi := &file_proto_client_client_proto_msgTypes[26]
+	mi := &file_proto_client_client_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2038,7 +2807,7 @@ func (x *UserFound) String() string {
 func (*UserFound) ProtoMessage() {}
 
 func (x *UserFound) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[26]
+	mi := &file_proto_client_client_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2051,7 +2820,7 @@ func (x *UserFound) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserFound.ProtoReflect.Descriptor instead.
 func (*UserFound) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{26}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *UserFound) GetUser() uint64 {
@@ -2068,11 +2837,1329 @@ func (x *UserFound) GetName() string {
 	return ""
 }
 
+// FindPeople finds people whose user name begins with prefix.
+type FindPeople struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Prefix        string                 `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"` // at least 2 bytes
+	Limit         uint32                 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`  // at most 50; 0: 20
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FindPeople) Reset() {
+	*x = FindPeople{}
+	mi := &file_proto_client_client_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FindPeople) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FindPeople) ProtoMessage() {}
+
+func (x *FindPeople) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_client_client_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FindPeople.ProtoReflect.Descriptor instead.
+func (*FindPeople) Descriptor() ([]byte, []int) {
+	return file_proto_client_client_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *FindPeople) GetPrefix() string {
+	if x != nil {
+		return x.Prefix
+	}
+	return ""
+}
+
+func (x *FindPeople) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type People struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cards         []*Card                `protobuf:"bytes,1,rep,name=cards,proto3" json:"cards,omitempty"` // by name
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *People) Reset() {
+	*x = People{}
+	mi := &file_proto_client_client_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *People) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*People) ProtoMessage() {}
+
+func (x *People) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_client_client_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use People.ProtoReflect.Descriptor instead.
+func (*People) Descriptor() ([]byte, []int) {
+	return file_proto_client_client_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *People) GetCards() []*Card {
+	if x != nil {
+		return x.Cards
+	}
+	return nil
+}
+
+// Card is what others see of a person.
+type Card struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Nick          string                 `protobuf:"bytes,3,opt,name=nick,proto3" json:"nick,omitempty"`                                         // at most 64 bytes
+	Description   string                 `protobuf:"bytes,4,opt,name=description,proto3" json:"description,omitempty"`                           // at most 512 bytes
+	Sex           string                 `protobuf:"bytes,5,opt,name=sex,proto3" json:"sex,omitempty"`                                           // as the person writes it, at most 32 bytes
+	Avatar        string                 `protobuf:"bytes,6,opt,name=avatar,proto3" json:"avatar,omitempty"`                                     // file id
+	Relation      Relation               `protobuf:"varint,7,opt,name=relation,proto3,enum=waggle.client.v1.Relation" json:"relation,omitempty"` // to the one who asks
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Card) Reset() {
+	*x = Card{}
+	mi := &file_proto_client_client_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Card) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Card) ProtoMessage() {}
+
+func (x *Card) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_client_client_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Card.ProtoReflect.Descriptor instead.
+func (*Card) Descriptor() ([]byte, []int) {
+	return file_proto_client_client_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *Card) GetUser() uint64 {
+	if x != nil {
+		return x.User
+	}
+	return 0
+}
+
+func (x *Card) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Card) GetNick() string {
+	if x != nil {
+		return x.Nick
+	}
+	return ""
+}
+
+func (x *Card) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *Card) GetSex() string {
+	if x != nil {
+		return x.Sex
+	}
+	return ""
+}
+
+func (x *Card) GetAvatar() string {
+	if x != nil {
+		return x.Avatar
+	}
+	return ""
+}
+
+func (x *Card) GetRelation() Relation {
+	if x != nil {
+		return x.Relation
+	}
+	return Relation_RELATION_NONE
+}
+
+// ChangeContact changes what the caller and another person are to each other.
+type ChangeContact struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	User     uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"` // the other
+	Action   ContactAction          `protobuf:"varint,2,opt,name=action,proto3,enum=waggle.client.v1.ContactAction" json:"action,omitempty"`
+	ClientId []byte                 `protobuf:"bytes,3,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"` // UUIDv7 by the server's clock: the same one acts once
+	Greeting string                 `protobuf:"bytes,4,opt,name=greeting,proto3" json:"greeting,omitempty"`                 // request: at most 512 bytes
+	// request and accept: the caller's own name for the other and tags.
+	Alias         string   `protobuf:"bytes,5,opt,name=alias,proto3" json:"alias,omitempty"` // at most 64 bytes
+	Tags          []string `protobuf:"bytes,6,rep,name=tags,proto3" json:"tags,omitempty"`   // at most 16 of at most 32 bytes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangeContact) Reset() {
+	*x = ChangeContact{}
+	mi := &file_proto_client_client_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangeContact) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangeContact) ProtoMessage() {}
+
+func (x *ChangeContact) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_client_client_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangeContact.ProtoReflect.Descriptor instead.
+func (*ChangeContact) Descriptor() ([]byte, []int) {
+	return file_proto_client_client_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *ChangeContact) GetUser() uint64 {
+	if x != nil {
+		return x.User
+	}
+	return 0
+}
+
+func (x *ChangeContact) GetAction() ContactAction {
+	if x != nil {
+		return x.Action
+	}
+	return ContactAction_CONTACT_ACTION_NONE
+}
+
+func (x *ChangeContact) GetClientId() []byte {
+	if x != nil {
+		return x.ClientId
+	}
+	return nil
+}
+
+func (x *ChangeContact) GetGreeting() string {
+	if x != nil {
+		return x.Greeting
+	}
+	return ""
+}
+
+func (x *ChangeContact) GetAlias() string {
+	if x != nil {
+		return x.Alias
+	}
+	return ""
+}
+
+func (x *ChangeContact) GetTags() []string {
+	if x != nil {
+		return x.Tags
+	}
+	return nil
+}
+
+type ContactChanged struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Contact       *Contact               `protobuf:"bytes,1,opt,name=contact,proto3" json:"contact,omitempty"` // as it stands now
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ContactChanged) Reset() {
+	*x = ContactChanged{}
+	mi := &file_proto_client_client_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ContactChanged) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ContactChanged) ProtoMessage() {}
+
+func (x *ContactChanged) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_client_client_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ContactChanged.ProtoReflect.Descriptor instead.
+func (*ContactChanged) Descriptor() ([]byte, []int) {
+	return file_proto_client_client_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *ContactChanged) GetContact() *Contact {
+	if x != nil {
+		return x.Contact
+	}
+	return nil
+}
+
+// Contact is one person in the user's contacts.
+type Contact struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Relation      Relation               `protobuf:"varint,3,opt,name=relation,proto3,enum=waggle.client.v1.Relation" json:"relation,omitempty"`
+	Alias         string                 `protobuf:"bytes,4,opt,name=alias,proto3" json:"alias,omitempty"`
+	Tags          []string               `protobuf:"bytes,5,rep,name=tags,proto3" json:"tags,omitempty"`
+	Greeting      string                 `protobuf:"bytes,6,opt,name=greeting,proto3" json:"greeting,omitempty"`            // of the request
+	TimeMs        int64                  `protobuf:"varint,7,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"` // of the last change of relation
+	Card          *Card                  `protobuf:"bytes,8,opt,name=card,proto3" json:"card,omitempty"`                    // a friend's, as last pushed
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Contact) Reset() {
+	*x = Contact{}
+	mi := &file_proto_client_client_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Contact) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Contact) ProtoMessage() {}
+
+func (x *Contact) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_client_client_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Contact.ProtoReflect.Descriptor instead.
+func (*Contact) Descriptor() ([]byte, []int) {
+	return file_proto_client_client_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *Contact) GetUser() uint64 {
+	if x != nil {
+		return x.User
+	}
+	return 0
+}
+
+func (x *Contact) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Contact) GetRelation() Relation {
+	if x != nil {
+		return x.Relation
+	}
+	return Relation_RELATION_NONE
+}
+
+func (x *Contact) GetAlias() string {
+	if x != nil {
+		return x.Alias
+	}
+	return ""
+}
+
+func (x *Contact) GetTags() []string {
+	if x != nil {
+		return x.Tags
+	}
+	return nil
+}
+
+func (x *Contact) GetGreeting() string {
+	if x != nil {
+		return x.Greeting
+	}
+	return ""
+}
+
+func (x *Contact) GetTimeMs() int64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
+}
+
+func (x *Contact) GetCard() *Card {
+	if x != nil {
+		return x.Card
+	}
+	return nil
+}
+
+// ContactEvent: a contact has changed.
+type ContactEvent struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Action        ContactAction          `protobuf:"varint,1,opt,name=action,proto3,enum=waggle.client.v1.ContactAction" json:"action,omitempty"`
+	By            uint64                 `protobuf:"varint,2,opt,name=by,proto3" json:"by,omitempty"`          // who acted: the user or the other
+	Contact       *Contact               `protobuf:"bytes,3,opt,name=contact,proto3" json:"contact,omitempty"` // as it stands after it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ContactEvent) Reset() {
+	*x = ContactEvent{}
+	mi := &file_proto_client_client_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ContactEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ContactEvent) ProtoMessage() {}
+
+func (x *ContactEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_client_client_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ContactEvent.ProtoReflect.Descriptor instead.
+func (*ContactEvent) Descriptor() ([]byte, []int) {
+	return file_proto_client_client_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *ContactEvent) GetAction() ContactAction {
+	if x != nil {
+		return x.Action
+	}
+	return ContactAction_CONTACT_ACTION_NONE
+}
+
+func (x *ContactEvent) GetBy() uint64 {
+	if x != nil {
+		return x.By
+	}
+	return 0
+}
+
+func (x *ContactEvent) GetContact() *Contact {
+	if x != nil {
+		return x.Contact
+	}
+	return nil
+}
+
+// EditContact sets the user's own name for a contact and his tags.
+type EditContact struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"`
+	Alias         string                 `protobuf:"bytes,2,opt,name=alias,proto3" json:"alias,omitempty"`
+	Tags          []string               `protobuf:"bytes,3,rep,name=tags,proto3" json:"tags,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EditContact) Reset() {
+	*x = EditContact{}
+	mi := &file_proto_client_client_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EditContact) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EditContact) ProtoMessage() {}
+
+func (x *EditContact) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_client_client_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EditContact.ProtoReflect.Descriptor instead.
+func (*EditContact) Descriptor() ([]byte, []int) {
+	return file_proto_client_client_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *EditContact) GetUser() uint64 {
+	if x != nil {
+		return x.User
+	}
+	return 0
+}
+
+func (x *EditContact) GetAlias() string {
+	if x != nil {
+		return x.Alias
+	}
+	return ""
+}
+
+func (x *EditContact) GetTags() []string {
+	if x != nil {
+		return x.Tags
+	}
+	return nil
+}
+
+// ListContacts pages through the user's contacts.
+type ListContacts struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Relations     []Relation             `protobuf:"varint,1,rep,packed,name=relations,proto3,enum=waggle.client.v1.Relation" json:"relations,omitempty"` // at least one
+	Limit         uint32                 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`                                               // at most 200; 0: 50
+	Cursor        string                 `protobuf:"bytes,3,opt,name=cursor,proto3" json:"cursor,omitempty"`                                              // from the previous answer
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListContacts) Reset() {
+	*x = ListContacts{}
+	mi := &file_proto_client_client_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListContacts) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListContacts) ProtoMessage() {}
+
+func (x *ListContacts) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_client_client_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListContacts.ProtoReflect.Descriptor instead.
+func (*ListContacts) Descriptor() ([]byte, []int) {
+	return file_proto_client_client_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *ListContacts) GetRelations() []Relation {
+	if x != nil {
+		return x.Relations
+	}
+	return nil
+}
+
+func (x *ListContacts) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *ListContacts) GetCursor() string {
+	if x != nil {
+		return x.Cursor
+	}
+	return ""
+}
+
+type Contacts struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Contacts      []*Contact             `protobuf:"bytes,1,rep,name=contacts,proto3" json:"contacts,omitempty"` // by user id
+	Cursor        string                 `protobuf:"bytes,2,opt,name=cursor,proto3" json:"cursor,omitempty"`     // empty: no more
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Contacts) Reset() {
+	*x = Contacts{}
+	mi := &file_proto_client_client_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Contacts) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Contacts) ProtoMessage() {}
+
+func (x *Contacts) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_client_client_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Contacts.ProtoReflect.Descriptor instead.
+func (*Contacts) Descriptor() ([]byte, []int) {
+	return file_proto_client_client_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *Contacts) GetContacts() []*Contact {
+	if x != nil {
+		return x.Contacts
+	}
+	return nil
+}
+
+func (x *Contacts) GetCursor() string {
+	if x != nil {
+		return x.Cursor
+	}
+	return ""
+}
+
+// ReadProfile reads the user's own profile.
+type ReadProfile struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadProfile) Reset() {
+	*x = ReadProfile{}
+	mi := &file_proto_client_client_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadProfile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadProfile) ProtoMessage() {}
+
+func (x *ReadProfile) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_client_client_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadProfile.ProtoReflect.Descriptor instead.
+func (*ReadProfile) Descriptor() ([]byte, []int) {
+	return file_proto_client_client_proto_rawDescGZIP(), []int{40}
+}
+
+// SetProfile changes what is given.
+type SetProfile struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Nick        *string                `protobuf:"bytes,1,opt,name=nick,proto3,oneof" json:"nick,omitempty"`
+	Description *string                `protobuf:"bytes,2,opt,name=description,proto3,oneof" json:"description,omitempty"`
+	Sex         *string                `protobuf:"bytes,3,opt,name=sex,proto3,oneof" json:"sex,omitempty"`
+	DirectFrom  *DirectFrom            `protobuf:"varint,4,opt,name=direct_from,json=directFrom,proto3,enum=waggle.client.v1.DirectFrom,oneof" json:"direct_from,omitempty"`
+	// Whether friends see presence, last seen and typing.
+	Presence      *bool `protobuf:"varint,5,opt,name=presence,proto3,oneof" json:"presence,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetProfile) Reset() {
+	*x = SetProfile{}
+	mi := &file_proto_client_client_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetProfile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetProfile) ProtoMessage() {}
+
+func (x *SetProfile) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_client_client_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetProfile.ProtoReflect.Descriptor instead.
+func (*SetProfile) Descriptor() ([]byte, []int) {
+	return file_proto_client_client_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *SetProfile) GetNick() string {
+	if x != nil && x.Nick != nil {
+		return *x.Nick
+	}
+	return ""
+}
+
+func (x *SetProfile) GetDescription() string {
+	if x != nil && x.Description != nil {
+		return *x.Description
+	}
+	return ""
+}
+
+func (x *SetProfile) GetSex() string {
+	if x != nil && x.Sex != nil {
+		return *x.Sex
+	}
+	return ""
+}
+
+func (x *SetProfile) GetDirectFrom() DirectFrom {
+	if x != nil && x.DirectFrom != nil {
+		return *x.DirectFrom
+	}
+	return DirectFrom_DIRECT_FROM_ANYONE
+}
+
+func (x *SetProfile) GetPresence() bool {
+	if x != nil && x.Presence != nil {
+		return *x.Presence
+	}
+	return false
+}
+
+type Profile struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Card          *Card                  `protobuf:"bytes,1,opt,name=card,proto3" json:"card,omitempty"`
+	DirectFrom    DirectFrom             `protobuf:"varint,2,opt,name=direct_from,json=directFrom,proto3,enum=waggle.client.v1.DirectFrom" json:"direct_from,omitempty"`
+	Presence      bool                   `protobuf:"varint,3,opt,name=presence,proto3" json:"presence,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Profile) Reset() {
+	*x = Profile{}
+	mi := &file_proto_client_client_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Profile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Profile) ProtoMessage() {}
+
+func (x *Profile) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_client_client_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Profile.ProtoReflect.Descriptor instead.
+func (*Profile) Descriptor() ([]byte, []int) {
+	return file_proto_client_client_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *Profile) GetCard() *Card {
+	if x != nil {
+		return x.Card
+	}
+	return nil
+}
+
+func (x *Profile) GetDirectFrom() DirectFrom {
+	if x != nil {
+		return x.DirectFrom
+	}
+	return DirectFrom_DIRECT_FROM_ANYONE
+}
+
+func (x *Profile) GetPresence() bool {
+	if x != nil {
+		return x.Presence
+	}
+	return false
+}
+
+type ListDevices struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListDevices) Reset() {
+	*x = ListDevices{}
+	mi := &file_proto_client_client_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListDevices) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListDevices) ProtoMessage() {}
+
+func (x *ListDevices) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_client_client_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListDevices.ProtoReflect.Descriptor instead.
+func (*ListDevices) Descriptor() ([]byte, []int) {
+	return file_proto_client_client_proto_rawDescGZIP(), []int{43}
+}
+
+type Devices struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Devices       []*DeviceRow           `protobuf:"bytes,1,rep,name=devices,proto3" json:"devices,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Devices) Reset() {
+	*x = Devices{}
+	mi := &file_proto_client_client_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Devices) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Devices) ProtoMessage() {}
+
+func (x *Devices) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_client_client_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Devices.ProtoReflect.Descriptor instead.
+func (*Devices) Descriptor() ([]byte, []int) {
+	return file_proto_client_client_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *Devices) GetDevices() []*DeviceRow {
+	if x != nil {
+		return x.Devices
+	}
+	return nil
+}
+
+type DeviceRow struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Device        string                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	Platform      string                 `protobuf:"bytes,2,opt,name=platform,proto3" json:"platform,omitempty"`
+	LoginMs       int64                  `protobuf:"varint,3,opt,name=login_ms,json=loginMs,proto3" json:"login_ms,omitempty"`
+	SeenMs        int64                  `protobuf:"varint,4,opt,name=seen_ms,json=seenMs,proto3" json:"seen_ms,omitempty"` // the last time it was seen, 0: not since its login
+	Connected     bool                   `protobuf:"varint,5,opt,name=connected,proto3" json:"connected,omitempty"`
+	Own           bool                   `protobuf:"varint,6,opt,name=own,proto3" json:"own,omitempty"` // the one that asks
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeviceRow) Reset() {
+	*x = DeviceRow{}
+	mi := &file_proto_client_client_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeviceRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeviceRow) ProtoMessage() {}
+
+func (x *DeviceRow) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_client_client_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeviceRow.ProtoReflect.Descriptor instead.
+func (*DeviceRow) Descriptor() ([]byte, []int) {
+	return file_proto_client_client_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *DeviceRow) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *DeviceRow) GetPlatform() string {
+	if x != nil {
+		return x.Platform
+	}
+	return ""
+}
+
+func (x *DeviceRow) GetLoginMs() int64 {
+	if x != nil {
+		return x.LoginMs
+	}
+	return 0
+}
+
+func (x *DeviceRow) GetSeenMs() int64 {
+	if x != nil {
+		return x.SeenMs
+	}
+	return 0
+}
+
+func (x *DeviceRow) GetConnected() bool {
+	if x != nil {
+		return x.Connected
+	}
+	return false
+}
+
+func (x *DeviceRow) GetOwn() bool {
+	if x != nil {
+		return x.Own
+	}
+	return false
+}
+
+// EndDevice logs one of the user's devices out; empty: the caller's own.
+type EndDevice struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Device        string                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndDevice) Reset() {
+	*x = EndDevice{}
+	mi := &file_proto_client_client_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndDevice) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndDevice) ProtoMessage() {}
+
+func (x *EndDevice) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_client_client_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndDevice.ProtoReflect.Descriptor instead.
+func (*EndDevice) Descriptor() ([]byte, []int) {
+	return file_proto_client_client_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *EndDevice) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+// EndAllDevices ends every login of the user, this one too.
+type EndAllDevices struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndAllDevices) Reset() {
+	*x = EndAllDevices{}
+	mi := &file_proto_client_client_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndAllDevices) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndAllDevices) ProtoMessage() {}
+
+func (x *EndAllDevices) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_client_client_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndAllDevices.ProtoReflect.Descriptor instead.
+func (*EndAllDevices) Descriptor() ([]byte, []int) {
+	return file_proto_client_client_proto_rawDescGZIP(), []int{47}
+}
+
+// Done answers what has nothing else to say.
+type Done struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Done) Reset() {
+	*x = Done{}
+	mi := &file_proto_client_client_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Done) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Done) ProtoMessage() {}
+
+func (x *Done) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_client_client_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Done.ProtoReflect.Descriptor instead.
+func (*Done) Descriptor() ([]byte, []int) {
+	return file_proto_client_client_proto_rawDescGZIP(), []int{48}
+}
+
+// Typing tells the members of a thread that the user is writing. Never stored.
+type Typing struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Thread        string                 `protobuf:"bytes,1,opt,name=thread,proto3" json:"thread,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Typing) Reset() {
+	*x = Typing{}
+	mi := &file_proto_client_client_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Typing) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Typing) ProtoMessage() {}
+
+func (x *Typing) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_client_client_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Typing.ProtoReflect.Descriptor instead.
+func (*Typing) Descriptor() ([]byte, []int) {
+	return file_proto_client_client_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *Typing) GetThread() string {
+	if x != nil {
+		return x.Thread
+	}
+	return ""
+}
+
+// TypingNow: a friend is writing. It holds for about 5 s.
+type TypingNow struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Thread        string                 `protobuf:"bytes,1,opt,name=thread,proto3" json:"thread,omitempty"`
+	User          uint64                 `protobuf:"varint,2,opt,name=user,proto3" json:"user,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TypingNow) Reset() {
+	*x = TypingNow{}
+	mi := &file_proto_client_client_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TypingNow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TypingNow) ProtoMessage() {}
+
+func (x *TypingNow) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_client_client_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TypingNow.ProtoReflect.Descriptor instead.
+func (*TypingNow) Descriptor() ([]byte, []int) {
+	return file_proto_client_client_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *TypingNow) GetThread() string {
+	if x != nil {
+		return x.Thread
+	}
+	return ""
+}
+
+func (x *TypingNow) GetUser() uint64 {
+	if x != nil {
+		return x.User
+	}
+	return 0
+}
+
+// Presence of friends, as far as they show it. Never stored, not in order with
+// updates; after Welcome every friend's that is known follows by itself.
+type Presence struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Friends       []*FriendPresence      `protobuf:"bytes,1,rep,name=friends,proto3" json:"friends,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Presence) Reset() {
+	*x = Presence{}
+	mi := &file_proto_client_client_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Presence) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Presence) ProtoMessage() {}
+
+func (x *Presence) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_client_client_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Presence.ProtoReflect.Descriptor instead.
+func (*Presence) Descriptor() ([]byte, []int) {
+	return file_proto_client_client_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *Presence) GetFriends() []*FriendPresence {
+	if x != nil {
+		return x.Friends
+	}
+	return nil
+}
+
+type FriendPresence struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"`
+	Online        bool                   `protobuf:"varint,2,opt,name=online,proto3" json:"online,omitempty"`
+	LastSeenMs    int64                  `protobuf:"varint,3,opt,name=last_seen_ms,json=lastSeenMs,proto3" json:"last_seen_ms,omitempty"` // when not online; 0: not known or not shown
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FriendPresence) Reset() {
+	*x = FriendPresence{}
+	mi := &file_proto_client_client_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FriendPresence) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FriendPresence) ProtoMessage() {}
+
+func (x *FriendPresence) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_client_client_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FriendPresence.ProtoReflect.Descriptor instead.
+func (*FriendPresence) Descriptor() ([]byte, []int) {
+	return file_proto_client_client_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *FriendPresence) GetUser() uint64 {
+	if x != nil {
+		return x.User
+	}
+	return 0
+}
+
+func (x *FriendPresence) GetOnline() bool {
+	if x != nil {
+		return x.Online
+	}
+	return false
+}
+
+func (x *FriendPresence) GetLastSeenMs() int64 {
+	if x != nil {
+		return x.LastSeenMs
+	}
+	return 0
+}
+
 var File_proto_client_client_proto protoreflect.FileDescriptor
 
 const file_proto_client_client_proto_rawDesc = "" +
 	"\n" +
-	"\x19proto/client/client.proto\x12\x10waggle.client.v1\"\xc0\x04\n" +
+	"\x19proto/client/client.proto\x12\x10waggle.client.v1\"\xdc\t\n" +
 	"\vClientFrame\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12/\n" +
 	"\x05hello\x18\x02 \x01(\v2\x17.waggle.client.v1.HelloH\x00R\x05hello\x12;\n" +
@@ -2084,8 +4171,21 @@ const file_proto_client_client_proto_rawDesc = "" +
 	"\flist_threads\x18\b \x01(\v2\x1d.waggle.client.v1.ListThreadsH\x00R\vlistThreads\x129\n" +
 	"\tmark_read\x18\t \x01(\v2\x1a.waggle.client.v1.MarkReadH\x00R\bmarkRead\x129\n" +
 	"\tfind_user\x18\n" +
-	" \x01(\v2\x1a.waggle.client.v1.FindUserH\x00R\bfindUserB\x06\n" +
-	"\x04body\"\xa7\x05\n" +
+	" \x01(\v2\x1a.waggle.client.v1.FindUserH\x00R\bfindUser\x12?\n" +
+	"\vfind_people\x18\v \x01(\v2\x1c.waggle.client.v1.FindPeopleH\x00R\n" +
+	"findPeople\x12H\n" +
+	"\x0echange_contact\x18\f \x01(\v2\x1f.waggle.client.v1.ChangeContactH\x00R\rchangeContact\x12B\n" +
+	"\fedit_contact\x18\r \x01(\v2\x1d.waggle.client.v1.EditContactH\x00R\veditContact\x12E\n" +
+	"\rlist_contacts\x18\x0e \x01(\v2\x1e.waggle.client.v1.ListContactsH\x00R\flistContacts\x12B\n" +
+	"\fread_profile\x18\x0f \x01(\v2\x1d.waggle.client.v1.ReadProfileH\x00R\vreadProfile\x12?\n" +
+	"\vset_profile\x18\x10 \x01(\v2\x1c.waggle.client.v1.SetProfileH\x00R\n" +
+	"setProfile\x12B\n" +
+	"\flist_devices\x18\x11 \x01(\v2\x1d.waggle.client.v1.ListDevicesH\x00R\vlistDevices\x12<\n" +
+	"\n" +
+	"end_device\x18\x12 \x01(\v2\x1b.waggle.client.v1.EndDeviceH\x00R\tendDevice\x12I\n" +
+	"\x0fend_all_devices\x18\x13 \x01(\v2\x1f.waggle.client.v1.EndAllDevicesH\x00R\rendAllDevices\x122\n" +
+	"\x06typing\x18\x14 \x01(\v2\x18.waggle.client.v1.TypingH\x00R\x06typingB\x06\n" +
+	"\x04body\"\xf6\b\n" +
 	"\vServerFrame\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x125\n" +
 	"\awelcome\x18\x02 \x01(\v2\x19.waggle.client.v1.WelcomeH\x00R\awelcome\x12E\n" +
@@ -2101,7 +4201,16 @@ const file_proto_client_client_proto_rawDesc = "" +
 	"\vread_marked\x18\v \x01(\v2\x1c.waggle.client.v1.ReadMarkedH\x00R\n" +
 	"readMarked\x12<\n" +
 	"\n" +
-	"user_found\x18\f \x01(\v2\x1b.waggle.client.v1.UserFoundH\x00R\tuserFoundB\x06\n" +
+	"user_found\x18\f \x01(\v2\x1b.waggle.client.v1.UserFoundH\x00R\tuserFound\x122\n" +
+	"\x06people\x18\r \x01(\v2\x18.waggle.client.v1.PeopleH\x00R\x06people\x12K\n" +
+	"\x0fcontact_changed\x18\x0e \x01(\v2 .waggle.client.v1.ContactChangedH\x00R\x0econtactChanged\x128\n" +
+	"\bcontacts\x18\x0f \x01(\v2\x1a.waggle.client.v1.ContactsH\x00R\bcontacts\x125\n" +
+	"\aprofile\x18\x10 \x01(\v2\x19.waggle.client.v1.ProfileH\x00R\aprofile\x125\n" +
+	"\adevices\x18\x11 \x01(\v2\x19.waggle.client.v1.DevicesH\x00R\adevices\x12,\n" +
+	"\x04done\x18\x12 \x01(\v2\x16.waggle.client.v1.DoneH\x00R\x04done\x128\n" +
+	"\bpresence\x18\x13 \x01(\v2\x1a.waggle.client.v1.PresenceH\x00R\bpresence\x12<\n" +
+	"\n" +
+	"typing_now\x18\x14 \x01(\v2\x1b.waggle.client.v1.TypingNowH\x00R\ttypingNowB\x06\n" +
 	"\x04body\"\xfa\x01\n" +
 	"\x05Hello\x12)\n" +
 	"\x10protocol_version\x18\x01 \x01(\rR\x0fprotocolVersion\x12\x14\n" +
@@ -2146,15 +4255,18 @@ const file_proto_client_client_proto_rawDesc = "" +
 	"\falternatives\x18\x03 \x03(\tR\falternatives\x12\x19\n" +
 	"\bretry_ms\x18\x04 \x01(\rR\aretryMs\"=\n" +
 	"\aUpdates\x122\n" +
-	"\aupdates\x18\x01 \x03(\v2\x18.waggle.client.v1.UpdateR\aupdates\"S\n" +
+	"\aupdates\x18\x01 \x03(\v2\x18.waggle.client.v1.UpdateR\aupdates\"\xf1\x01\n" +
 	"\x06Update\x12\x10\n" +
 	"\x03pts\x18\x01 \x01(\x04R\x03pts\x12/\n" +
-	"\x05event\x18\x02 \x01(\v2\x17.waggle.client.v1.EventH\x00R\x05eventB\x06\n" +
+	"\x05event\x18\x02 \x01(\v2\x17.waggle.client.v1.EventH\x00R\x05event\x12,\n" +
+	"\x04mark\x18\x03 \x01(\v2\x16.waggle.client.v1.MarkH\x00R\x04mark\x12:\n" +
+	"\acontact\x18\x04 \x01(\v2\x1e.waggle.client.v1.ContactEventH\x00R\acontact\x122\n" +
+	"\aprofile\x18\x05 \x01(\v2\x16.waggle.client.v1.CardH\x00R\aprofileB\x06\n" +
 	"\x04body\"T\n" +
 	"\x06Resync\x12 \n" +
 	"\vincarnation\x18\x01 \x01(\fR\vincarnation\x12\x10\n" +
 	"\x03pts\x18\x02 \x01(\x04R\x03pts\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x9b\x02\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x89\x03\n" +
 	"\x05Event\x12\x16\n" +
 	"\x06thread\x18\x01 \x01(\tR\x06thread\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x12\n" +
@@ -2165,25 +4277,44 @@ const file_proto_client_client_proto_rawDesc = "" +
 	"\tfrom_name\x18\a \x01(\tR\bfromName\x12!\n" +
 	"\fbody_missing\x18\b \x01(\bR\vbodyMissing\x123\n" +
 	"\x04text\x18\n" +
-	" \x01(\v2\x1d.waggle.client.v1.TextMessageH\x00R\x04textB\x06\n" +
+	" \x01(\v2\x1d.waggle.client.v1.TextMessageH\x00R\x04text\x128\n" +
+	"\blocation\x18\v \x01(\v2\x1a.waggle.client.v1.LocationH\x00R\blocation\x122\n" +
+	"\x04card\x18\f \x01(\v2\x1c.waggle.client.v1.SharedCardH\x00R\x04cardB\x06\n" +
 	"\x04body\"!\n" +
 	"\vTextMessage\x12\x12\n" +
-	"\x04text\x18\x01 \x01(\tR\x04text\"\x92\x01\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\"X\n" +
+	"\bLocation\x12\x1a\n" +
+	"\blatitude\x18\x01 \x01(\x01R\blatitude\x12\x1c\n" +
+	"\tlongitude\x18\x02 \x01(\x01R\tlongitude\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\"4\n" +
+	"\n" +
+	"SharedCard\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"q\n" +
+	"\x04Mark\x12\x16\n" +
+	"\x06thread\x18\x01 \x01(\tR\x06thread\x12\x10\n" +
+	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x12\n" +
+	"\x04user\x18\x03 \x01(\x04R\x04user\x12\x12\n" +
+	"\x04read\x18\x04 \x01(\bR\x04read\x12\x17\n" +
+	"\atime_ms\x18\x05 \x01(\x03R\x06timeMs\"\xfc\x01\n" +
 	"\vSendMessage\x12\x16\n" +
 	"\x06thread\x18\x01 \x01(\tR\x06thread\x12\"\n" +
 	"\rclient_msg_id\x18\x02 \x01(\fR\vclientMsgId\x12\x14\n" +
 	"\x05after\x18\x03 \x01(\fR\x05after\x121\n" +
-	"\x04text\x18\x04 \x01(\v2\x1d.waggle.client.v1.TextMessageR\x04text\"t\n" +
+	"\x04text\x18\x04 \x01(\v2\x1d.waggle.client.v1.TextMessageR\x04text\x126\n" +
+	"\blocation\x18\x05 \x01(\v2\x1a.waggle.client.v1.LocationR\blocation\x120\n" +
+	"\x04card\x18\x06 \x01(\v2\x1c.waggle.client.v1.SharedCardR\x04card\"t\n" +
 	"\vMessageSent\x12\x16\n" +
 	"\x06thread\x18\x01 \x01(\tR\x06thread\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x17\n" +
 	"\atime_ms\x18\x03 \x01(\x03R\x06timeMs\x12\"\n" +
-	"\rclient_msg_id\x18\x04 \x01(\fR\vclientMsgId\"i\n" +
+	"\rclient_msg_id\x18\x04 \x01(\fR\vclientMsgId\"~\n" +
 	"\vReadHistory\x12\x16\n" +
 	"\x06thread\x18\x01 \x01(\tR\x06thread\x12\x16\n" +
 	"\x06before\x18\x02 \x01(\x04R\x06before\x12\x14\n" +
 	"\x05after\x18\x03 \x01(\x04R\x05after\x12\x14\n" +
-	"\x05limit\x18\x04 \x01(\rR\x05limit\"N\n" +
+	"\x05limit\x18\x04 \x01(\rR\x05limit\x12\x13\n" +
+	"\x05at_ms\x18\x05 \x01(\x03R\x04atMs\"N\n" +
 	"\aHistory\x12/\n" +
 	"\x06events\x18\x01 \x03(\v2\x17.waggle.client.v1.EventR\x06events\x12\x12\n" +
 	"\x04more\x18\x02 \x01(\bR\x04more\";\n" +
@@ -2192,7 +4323,7 @@ const file_proto_client_client_proto_rawDesc = "" +
 	"\x06cursor\x18\x02 \x01(\tR\x06cursor\"U\n" +
 	"\aThreads\x122\n" +
 	"\athreads\x18\x01 \x03(\v2\x18.waggle.client.v1.ThreadR\athreads\x12\x16\n" +
-	"\x06cursor\x18\x02 \x01(\tR\x06cursor\"\xf6\x01\n" +
+	"\x06cursor\x18\x02 \x01(\tR\x06cursor\"\xc8\x02\n" +
 	"\x06Thread\x12\x16\n" +
 	"\x06thread\x18\x01 \x01(\tR\x06thread\x12\x19\n" +
 	"\blast_seq\x18\x02 \x01(\x04R\alastSeq\x12 \n" +
@@ -2202,7 +4333,10 @@ const file_proto_client_client_proto_rawDesc = "" +
 	"\bread_seq\x18\x05 \x01(\x04R\areadSeq\x12\x1a\n" +
 	"\bmessages\x18\x06 \x01(\x04R\bmessages\x12+\n" +
 	"\x04last\x18\a \x01(\v2\x17.waggle.client.v1.EventR\x04last\x12\x1b\n" +
-	"\tpeer_name\x18\b \x01(\tR\bpeerName\"4\n" +
+	"\tpeer_name\x18\b \x01(\tR\bpeerName\x12,\n" +
+	"\x12peer_delivered_seq\x18\t \x01(\x04R\x10peerDeliveredSeq\x12\"\n" +
+	"\rpeer_read_seq\x18\n" +
+	" \x01(\x04R\vpeerReadSeq\"4\n" +
 	"\bMarkRead\x12\x16\n" +
 	"\x06thread\x18\x01 \x01(\tR\x06thread\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\"6\n" +
@@ -2215,7 +4349,118 @@ const file_proto_client_client_proto_rawDesc = "" +
 	"\x04user\x18\x02 \x01(\x04R\x04user\"3\n" +
 	"\tUserFound\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04nameB3Z1github.com/waggle-im/waggle/proto/client;clientpbb\x06proto3"
+	"\x04name\x18\x02 \x01(\tR\x04name\":\n" +
+	"\n" +
+	"FindPeople\x12\x16\n" +
+	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x14\n" +
+	"\x05limit\x18\x02 \x01(\rR\x05limit\"6\n" +
+	"\x06People\x12,\n" +
+	"\x05cards\x18\x01 \x03(\v2\x16.waggle.client.v1.CardR\x05cards\"\xc6\x01\n" +
+	"\x04Card\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04nick\x18\x03 \x01(\tR\x04nick\x12 \n" +
+	"\vdescription\x18\x04 \x01(\tR\vdescription\x12\x10\n" +
+	"\x03sex\x18\x05 \x01(\tR\x03sex\x12\x16\n" +
+	"\x06avatar\x18\x06 \x01(\tR\x06avatar\x126\n" +
+	"\brelation\x18\a \x01(\x0e2\x1a.waggle.client.v1.RelationR\brelation\"\xbf\x01\n" +
+	"\rChangeContact\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\x04R\x04user\x127\n" +
+	"\x06action\x18\x02 \x01(\x0e2\x1f.waggle.client.v1.ContactActionR\x06action\x12\x1b\n" +
+	"\tclient_id\x18\x03 \x01(\fR\bclientId\x12\x1a\n" +
+	"\bgreeting\x18\x04 \x01(\tR\bgreeting\x12\x14\n" +
+	"\x05alias\x18\x05 \x01(\tR\x05alias\x12\x12\n" +
+	"\x04tags\x18\x06 \x03(\tR\x04tags\"E\n" +
+	"\x0eContactChanged\x123\n" +
+	"\acontact\x18\x01 \x01(\v2\x19.waggle.client.v1.ContactR\acontact\"\xf4\x01\n" +
+	"\aContact\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x126\n" +
+	"\brelation\x18\x03 \x01(\x0e2\x1a.waggle.client.v1.RelationR\brelation\x12\x14\n" +
+	"\x05alias\x18\x04 \x01(\tR\x05alias\x12\x12\n" +
+	"\x04tags\x18\x05 \x03(\tR\x04tags\x12\x1a\n" +
+	"\bgreeting\x18\x06 \x01(\tR\bgreeting\x12\x17\n" +
+	"\atime_ms\x18\a \x01(\x03R\x06timeMs\x12*\n" +
+	"\x04card\x18\b \x01(\v2\x16.waggle.client.v1.CardR\x04card\"\x8c\x01\n" +
+	"\fContactEvent\x127\n" +
+	"\x06action\x18\x01 \x01(\x0e2\x1f.waggle.client.v1.ContactActionR\x06action\x12\x0e\n" +
+	"\x02by\x18\x02 \x01(\x04R\x02by\x123\n" +
+	"\acontact\x18\x03 \x01(\v2\x19.waggle.client.v1.ContactR\acontact\"K\n" +
+	"\vEditContact\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x14\n" +
+	"\x05alias\x18\x02 \x01(\tR\x05alias\x12\x12\n" +
+	"\x04tags\x18\x03 \x03(\tR\x04tags\"v\n" +
+	"\fListContacts\x128\n" +
+	"\trelations\x18\x01 \x03(\x0e2\x1a.waggle.client.v1.RelationR\trelations\x12\x14\n" +
+	"\x05limit\x18\x02 \x01(\rR\x05limit\x12\x16\n" +
+	"\x06cursor\x18\x03 \x01(\tR\x06cursor\"Y\n" +
+	"\bContacts\x125\n" +
+	"\bcontacts\x18\x01 \x03(\v2\x19.waggle.client.v1.ContactR\bcontacts\x12\x16\n" +
+	"\x06cursor\x18\x02 \x01(\tR\x06cursor\"\r\n" +
+	"\vReadProfile\"\x86\x02\n" +
+	"\n" +
+	"SetProfile\x12\x17\n" +
+	"\x04nick\x18\x01 \x01(\tH\x00R\x04nick\x88\x01\x01\x12%\n" +
+	"\vdescription\x18\x02 \x01(\tH\x01R\vdescription\x88\x01\x01\x12\x15\n" +
+	"\x03sex\x18\x03 \x01(\tH\x02R\x03sex\x88\x01\x01\x12B\n" +
+	"\vdirect_from\x18\x04 \x01(\x0e2\x1c.waggle.client.v1.DirectFromH\x03R\n" +
+	"directFrom\x88\x01\x01\x12\x1f\n" +
+	"\bpresence\x18\x05 \x01(\bH\x04R\bpresence\x88\x01\x01B\a\n" +
+	"\x05_nickB\x0e\n" +
+	"\f_descriptionB\x06\n" +
+	"\x04_sexB\x0e\n" +
+	"\f_direct_fromB\v\n" +
+	"\t_presence\"\x90\x01\n" +
+	"\aProfile\x12*\n" +
+	"\x04card\x18\x01 \x01(\v2\x16.waggle.client.v1.CardR\x04card\x12=\n" +
+	"\vdirect_from\x18\x02 \x01(\x0e2\x1c.waggle.client.v1.DirectFromR\n" +
+	"directFrom\x12\x1a\n" +
+	"\bpresence\x18\x03 \x01(\bR\bpresence\"\r\n" +
+	"\vListDevices\"@\n" +
+	"\aDevices\x125\n" +
+	"\adevices\x18\x01 \x03(\v2\x1b.waggle.client.v1.DeviceRowR\adevices\"\xa3\x01\n" +
+	"\tDeviceRow\x12\x16\n" +
+	"\x06device\x18\x01 \x01(\tR\x06device\x12\x1a\n" +
+	"\bplatform\x18\x02 \x01(\tR\bplatform\x12\x19\n" +
+	"\blogin_ms\x18\x03 \x01(\x03R\aloginMs\x12\x17\n" +
+	"\aseen_ms\x18\x04 \x01(\x03R\x06seenMs\x12\x1c\n" +
+	"\tconnected\x18\x05 \x01(\bR\tconnected\x12\x10\n" +
+	"\x03own\x18\x06 \x01(\bR\x03own\"#\n" +
+	"\tEndDevice\x12\x16\n" +
+	"\x06device\x18\x01 \x01(\tR\x06device\"\x0f\n" +
+	"\rEndAllDevices\"\x06\n" +
+	"\x04Done\" \n" +
+	"\x06Typing\x12\x16\n" +
+	"\x06thread\x18\x01 \x01(\tR\x06thread\"7\n" +
+	"\tTypingNow\x12\x16\n" +
+	"\x06thread\x18\x01 \x01(\tR\x06thread\x12\x12\n" +
+	"\x04user\x18\x02 \x01(\x04R\x04user\"F\n" +
+	"\bPresence\x12:\n" +
+	"\afriends\x18\x01 \x03(\v2 .waggle.client.v1.FriendPresenceR\afriends\"^\n" +
+	"\x0eFriendPresence\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x16\n" +
+	"\x06online\x18\x02 \x01(\bR\x06online\x12 \n" +
+	"\flast_seen_ms\x18\x03 \x01(\x03R\n" +
+	"lastSeenMs*\xa0\x01\n" +
+	"\bRelation\x12\x11\n" +
+	"\rRELATION_NONE\x10\x00\x12\x13\n" +
+	"\x0fRELATION_FRIEND\x10\x01\x12\x1d\n" +
+	"\x19RELATION_REQUEST_RECEIVED\x10\x02\x12\x19\n" +
+	"\x15RELATION_REQUEST_SENT\x10\x03\x12\x1c\n" +
+	"\x18RELATION_REQUEST_IGNORED\x10\x04\x12\x14\n" +
+	"\x10RELATION_BLOCKED\x10\x05*\xcb\x01\n" +
+	"\rContactAction\x12\x17\n" +
+	"\x13CONTACT_ACTION_NONE\x10\x00\x12\x1a\n" +
+	"\x16CONTACT_ACTION_REQUEST\x10\x01\x12\x19\n" +
+	"\x15CONTACT_ACTION_ACCEPT\x10\x02\x12\x19\n" +
+	"\x15CONTACT_ACTION_IGNORE\x10\x03\x12\x19\n" +
+	"\x15CONTACT_ACTION_REMOVE\x10\x04\x12\x18\n" +
+	"\x14CONTACT_ACTION_BLOCK\x10\x05\x12\x1a\n" +
+	"\x16CONTACT_ACTION_UNBLOCK\x10\x06*=\n" +
+	"\n" +
+	"DirectFrom\x12\x16\n" +
+	"\x12DIRECT_FROM_ANYONE\x10\x00\x12\x17\n" +
+	"\x13DIRECT_FROM_FRIENDS\x10\x01B3Z1github.com/waggle-im/waggle/proto/client;clientpbb\x06proto3"
 
 var (
 	file_proto_client_client_proto_rawDescOnce sync.Once
@@ -2229,70 +4474,140 @@ func file_proto_client_client_proto_rawDescGZIP() []byte {
 	return file_proto_client_client_proto_rawDescData
 }
 
-var file_proto_client_client_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_proto_client_client_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_proto_client_client_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_proto_client_client_proto_goTypes = []any{
-	(*ClientFrame)(nil),  // 0: waggle.client.v1.ClientFrame
-	(*ServerFrame)(nil),  // 1: waggle.client.v1.ServerFrame
-	(*Hello)(nil),        // 2: waggle.client.v1.Hello
-	(*Welcome)(nil),      // 3: waggle.client.v1.Welcome
-	(*Limits)(nil),       // 4: waggle.client.v1.Limits
-	(*Heartbeat)(nil),    // 5: waggle.client.v1.Heartbeat
-	(*HeartbeatAck)(nil), // 6: waggle.client.v1.HeartbeatAck
-	(*Logout)(nil),       // 7: waggle.client.v1.Logout
-	(*Confirm)(nil),      // 8: waggle.client.v1.Confirm
-	(*Error)(nil),        // 9: waggle.client.v1.Error
-	(*Closing)(nil),      // 10: waggle.client.v1.Closing
-	(*Updates)(nil),      // 11: waggle.client.v1.Updates
-	(*Update)(nil),       // 12: waggle.client.v1.Update
-	(*Resync)(nil),       // 13: waggle.client.v1.Resync
-	(*Event)(nil),        // 14: waggle.client.v1.Event
-	(*TextMessage)(nil),  // 15: waggle.client.v1.TextMessage
-	(*SendMessage)(nil),  // 16: waggle.client.v1.SendMessage
-	(*MessageSent)(nil),  // 17: waggle.client.v1.MessageSent
-	(*ReadHistory)(nil),  // 18: waggle.client.v1.ReadHistory
-	(*History)(nil),      // 19: waggle.client.v1.History
-	(*ListThreads)(nil),  // 20: waggle.client.v1.ListThreads
-	(*Threads)(nil),      // 21: waggle.client.v1.Threads
-	(*Thread)(nil),       // 22: waggle.client.v1.Thread
-	(*MarkRead)(nil),     // 23: waggle.client.v1.MarkRead
-	(*ReadMarked)(nil),   // 24: waggle.client.v1.ReadMarked
-	(*FindUser)(nil),     // 25: waggle.client.v1.FindUser
-	(*UserFound)(nil),    // 26: waggle.client.v1.UserFound
+	(Relation)(0),          // 0: waggle.client.v1.Relation
+	(ContactAction)(0),     // 1: waggle.client.v1.ContactAction
+	(DirectFrom)(0),        // 2: waggle.client.v1.DirectFrom
+	(*ClientFrame)(nil),    // 3: waggle.client.v1.ClientFrame
+	(*ServerFrame)(nil),    // 4: waggle.client.v1.ServerFrame
+	(*Hello)(nil),          // 5: waggle.client.v1.Hello
+	(*Welcome)(nil),        // 6: waggle.client.v1.Welcome
+	(*Limits)(nil),         // 7: waggle.client.v1.Limits
+	(*Heartbeat)(nil),      // 8: waggle.client.v1.Heartbeat
+	(*HeartbeatAck)(nil),   // 9: waggle.client.v1.HeartbeatAck
+	(*Logout)(nil),         // 10: waggle.client.v1.Logout
+	(*Confirm)(nil),        // 11: waggle.client.v1.Confirm
+	(*Error)(nil),          // 12: waggle.client.v1.Error
+	(*Closing)(nil),        // 13: waggle.client.v1.Closing
+	(*Updates)(nil),        // 14: waggle.client.v1.Updates
+	(*Update)(nil),         // 15: waggle.client.v1.Update
+	(*Resync)(nil),         // 16: waggle.client.v1.Resync
+	(*Event)(nil),          // 17: waggle.client.v1.Event
+	(*TextMessage)(nil),    // 18: waggle.client.v1.TextMessage
+	(*Location)(nil),       // 19: waggle.client.v1.Location
+	(*SharedCard)(nil),     // 20: waggle.client.v1.SharedCard
+	(*Mark)(nil),           // 21: waggle.client.v1.Mark
+	(*SendMessage)(nil),    // 22: waggle.client.v1.SendMessage
+	(*MessageSent)(nil),    // 23: waggle.client.v1.MessageSent
+	(*ReadHistory)(nil),    // 24: waggle.client.v1.ReadHistory
+	(*History)(nil),        // 25: waggle.client.v1.History
+	(*ListThreads)(nil),    // 26: waggle.client.v1.ListThreads
+	(*Threads)(nil),        // 27: waggle.client.v1.Threads
+	(*Thread)(nil),         // 28: waggle.client.v1.Thread
+	(*MarkRead)(nil),       // 29: waggle.client.v1.MarkRead
+	(*ReadMarked)(nil),     // 30: waggle.client.v1.ReadMarked
+	(*FindUser)(nil),       // 31: waggle.client.v1.FindUser
+	(*UserFound)(nil),      // 32: waggle.client.v1.UserFound
+	(*FindPeople)(nil),     // 33: waggle.client.v1.FindPeople
+	(*People)(nil),         // 34: waggle.client.v1.People
+	(*Card)(nil),           // 35: waggle.client.v1.Card
+	(*ChangeContact)(nil),  // 36: waggle.client.v1.ChangeContact
+	(*ContactChanged)(nil), // 37: waggle.client.v1.ContactChanged
+	(*Contact)(nil),        // 38: waggle.client.v1.Contact
+	(*ContactEvent)(nil),   // 39: waggle.client.v1.ContactEvent
+	(*EditContact)(nil),    // 40: waggle.client.v1.EditContact
+	(*ListContacts)(nil),   // 41: waggle.client.v1.ListContacts
+	(*Contacts)(nil),       // 42: waggle.client.v1.Contacts
+	(*ReadProfile)(nil),    // 43: waggle.client.v1.ReadProfile
+	(*SetProfile)(nil),     // 44: waggle.client.v1.SetProfile
+	(*Profile)(nil),        // 45: waggle.client.v1.Profile
+	(*ListDevices)(nil),    // 46: waggle.client.v1.ListDevices
+	(*Devices)(nil),        // 47: waggle.client.v1.Devices
+	(*DeviceRow)(nil),      // 48: waggle.client.v1.DeviceRow
+	(*EndDevice)(nil),      // 49: waggle.client.v1.EndDevice
+	(*EndAllDevices)(nil),  // 50: waggle.client.v1.EndAllDevices
+	(*Done)(nil),           // 51: waggle.client.v1.Done
+	(*Typing)(nil),         // 52: waggle.client.v1.Typing
+	(*TypingNow)(nil),      // 53: waggle.client.v1.TypingNow
+	(*Presence)(nil),       // 54: waggle.client.v1.Presence
+	(*FriendPresence)(nil), // 55: waggle.client.v1.FriendPresence
 }
 var file_proto_client_client_proto_depIdxs = []int32{
-	2,  // 0: waggle.client.v1.ClientFrame.hello:type_name -> waggle.client.v1.Hello
-	5,  // 1: waggle.client.v1.ClientFrame.heartbeat:type_name -> waggle.client.v1.Heartbeat
-	7,  // 2: waggle.client.v1.ClientFrame.logout:type_name -> waggle.client.v1.Logout
-	8,  // 3: waggle.client.v1.ClientFrame.confirm:type_name -> waggle.client.v1.Confirm
-	16, // 4: waggle.client.v1.ClientFrame.send_message:type_name -> waggle.client.v1.SendMessage
-	18, // 5: waggle.client.v1.ClientFrame.read_history:type_name -> waggle.client.v1.ReadHistory
-	20, // 6: waggle.client.v1.ClientFrame.list_threads:type_name -> waggle.client.v1.ListThreads
-	23, // 7: waggle.client.v1.ClientFrame.mark_read:type_name -> waggle.client.v1.MarkRead
-	25, // 8: waggle.client.v1.ClientFrame.find_user:type_name -> waggle.client.v1.FindUser
-	3,  // 9: waggle.client.v1.ServerFrame.welcome:type_name -> waggle.client.v1.Welcome
-	6,  // 10: waggle.client.v1.ServerFrame.heartbeat_ack:type_name -> waggle.client.v1.HeartbeatAck
-	9,  // 11: waggle.client.v1.ServerFrame.error:type_name -> waggle.client.v1.Error
-	10, // 12: waggle.client.v1.ServerFrame.closing:type_name -> waggle.client.v1.Closing
-	11, // 13: waggle.client.v1.ServerFrame.updates:type_name -> waggle.client.v1.Updates
-	13, // 14: waggle.client.v1.ServerFrame.resync:type_name -> waggle.client.v1.Resync
-	17, // 15: waggle.client.v1.ServerFrame.message_sent:type_name -> waggle.client.v1.MessageSent
-	19, // 16: waggle.client.v1.ServerFrame.history:type_name -> waggle.client.v1.History
-	21, // 17: waggle.client.v1.ServerFrame.threads:type_name -> waggle.client.v1.Threads
-	24, // 18: waggle.client.v1.ServerFrame.read_marked:type_name -> waggle.client.v1.ReadMarked
-	26, // 19: waggle.client.v1.ServerFrame.user_found:type_name -> waggle.client.v1.UserFound
-	4,  // 20: waggle.client.v1.Welcome.limits:type_name -> waggle.client.v1.Limits
-	12, // 21: waggle.client.v1.Updates.updates:type_name -> waggle.client.v1.Update
-	14, // 22: waggle.client.v1.Update.event:type_name -> waggle.client.v1.Event
-	15, // 23: waggle.client.v1.Event.text:type_name -> waggle.client.v1.TextMessage
-	15, // 24: waggle.client.v1.SendMessage.text:type_name -> waggle.client.v1.TextMessage
-	14, // 25: waggle.client.v1.History.events:type_name -> waggle.client.v1.Event
-	22, // 26: waggle.client.v1.Threads.threads:type_name -> waggle.client.v1.Thread
-	14, // 27: waggle.client.v1.Thread.last:type_name -> waggle.client.v1.Event
-	28, // [28:28] is the sub-list for method output_type
-	28, // [28:28] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	5,  // 0: waggle.client.v1.ClientFrame.hello:type_name -> waggle.client.v1.Hello
+	8,  // 1: waggle.client.v1.ClientFrame.heartbeat:type_name -> waggle.client.v1.Heartbeat
+	10, // 2: waggle.client.v1.ClientFrame.logout:type_name -> waggle.client.v1.Logout
+	11, // 3: waggle.client.v1.ClientFrame.confirm:type_name -> waggle.client.v1.Confirm
+	22, // 4: waggle.client.v1.ClientFrame.send_message:type_name -> waggle.client.v1.SendMessage
+	24, // 5: waggle.client.v1.ClientFrame.read_history:type_name -> waggle.client.v1.ReadHistory
+	26, // 6: waggle.client.v1.ClientFrame.list_threads:type_name -> waggle.client.v1.ListThreads
+	29, // 7: waggle.client.v1.ClientFrame.mark_read:type_name -> waggle.client.v1.MarkRead
+	31, // 8: waggle.client.v1.ClientFrame.find_user:type_name -> waggle.client.v1.FindUser
+	33, // 9: waggle.client.v1.ClientFrame.find_people:type_name -> waggle.client.v1.FindPeople
+	36, // 10: waggle.client.v1.ClientFrame.change_contact:type_name -> waggle.client.v1.ChangeContact
+	40, // 11: waggle.client.v1.ClientFrame.edit_contact:type_name -> waggle.client.v1.EditContact
+	41, // 12: waggle.client.v1.ClientFrame.list_contacts:type_name -> waggle.client.v1.ListContacts
+	43, // 13: waggle.client.v1.ClientFrame.read_profile:type_name -> waggle.client.v1.ReadProfile
+	44, // 14: waggle.client.v1.ClientFrame.set_profile:type_name -> waggle.client.v1.SetProfile
+	46, // 15: waggle.client.v1.ClientFrame.list_devices:type_name -> waggle.client.v1.ListDevices
+	49, // 16: waggle.client.v1.ClientFrame.end_device:type_name -> waggle.client.v1.EndDevice
+	50, // 17: waggle.client.v1.ClientFrame.end_all_devices:type_name -> waggle.client.v1.EndAllDevices
+	52, // 18: waggle.client.v1.ClientFrame.typing:type_name -> waggle.client.v1.Typing
+	6,  // 19: waggle.client.v1.ServerFrame.welcome:type_name -> waggle.client.v1.Welcome
+	9,  // 20: waggle.client.v1.ServerFrame.heartbeat_ack:type_name -> waggle.client.v1.HeartbeatAck
+	12, // 21: waggle.client.v1.ServerFrame.error:type_name -> waggle.client.v1.Error
+	13, // 22: waggle.client.v1.ServerFrame.closing:type_name -> waggle.client.v1.Closing
+	14, // 23: waggle.client.v1.ServerFrame.updates:type_name -> waggle.client.v1.Updates
+	16, // 24: waggle.client.v1.ServerFrame.resync:type_name -> waggle.client.v1.Resync
+	23, // 25: waggle.client.v1.ServerFrame.message_sent:type_name -> waggle.client.v1.MessageSent
+	25, // 26: waggle.client.v1.ServerFrame.history:type_name -> waggle.client.v1.History
+	27, // 27: waggle.client.v1.ServerFrame.threads:type_name -> waggle.client.v1.Threads
+	30, // 28: waggle.client.v1.ServerFrame.read_marked:type_name -> waggle.client.v1.ReadMarked
+	32, // 29: waggle.client.v1.ServerFrame.user_found:type_name -> waggle.client.v1.UserFound
+	34, // 30: waggle.client.v1.ServerFrame.people:type_name -> waggle.client.v1.People
+	37, // 31: waggle.client.v1.ServerFrame.contact_changed:type_name -> waggle.client.v1.ContactChanged
+	42, // 32: waggle.client.v1.ServerFrame.contacts:type_name -> waggle.client.v1.Contacts
+	45, // 33: waggle.client.v1.ServerFrame.profile:type_name -> waggle.client.v1.Profile
+	47, // 34: waggle.client.v1.ServerFrame.devices:type_name -> waggle.client.v1.Devices
+	51, // 35: waggle.client.v1.ServerFrame.done:type_name -> waggle.client.v1.Done
+	54, // 36: waggle.client.v1.ServerFrame.presence:type_name -> waggle.client.v1.Presence
+	53, // 37: waggle.client.v1.ServerFrame.typing_now:type_name -> waggle.client.v1.TypingNow
+	7,  // 38: waggle.client.v1.Welcome.limits:type_name -> waggle.client.v1.Limits
+	15, // 39: waggle.client.v1.Updates.updates:type_name -> waggle.client.v1.Update
+	17, // 40: waggle.client.v1.Update.event:type_name -> waggle.client.v1.Event
+	21, // 41: waggle.client.v1.Update.mark:type_name -> waggle.client.v1.Mark
+	39, // 42: waggle.client.v1.Update.contact:type_name -> waggle.client.v1.ContactEvent
+	35, // 43: waggle.client.v1.Update.profile:type_name -> waggle.client.v1.Card
+	18, // 44: waggle.client.v1.Event.text:type_name -> waggle.client.v1.TextMessage
+	19, // 45: waggle.client.v1.Event.location:type_name -> waggle.client.v1.Location
+	20, // 46: waggle.client.v1.Event.card:type_name -> waggle.client.v1.SharedCard
+	18, // 47: waggle.client.v1.SendMessage.text:type_name -> waggle.client.v1.TextMessage
+	19, // 48: waggle.client.v1.SendMessage.location:type_name -> waggle.client.v1.Location
+	20, // 49: waggle.client.v1.SendMessage.card:type_name -> waggle.client.v1.SharedCard
+	17, // 50: waggle.client.v1.History.events:type_name -> waggle.client.v1.Event
+	28, // 51: waggle.client.v1.Threads.threads:type_name -> waggle.client.v1.Thread
+	17, // 52: waggle.client.v1.Thread.last:type_name -> waggle.client.v1.Event
+	35, // 53: waggle.client.v1.People.cards:type_name -> waggle.client.v1.Card
+	0,  // 54: waggle.client.v1.Card.relation:type_name -> waggle.client.v1.Relation
+	1,  // 55: waggle.client.v1.ChangeContact.action:type_name -> waggle.client.v1.ContactAction
+	38, // 56: waggle.client.v1.ContactChanged.contact:type_name -> waggle.client.v1.Contact
+	0,  // 57: waggle.client.v1.Contact.relation:type_name -> waggle.client.v1.Relation
+	35, // 58: waggle.client.v1.Contact.card:type_name -> waggle.client.v1.Card
+	1,  // 59: waggle.client.v1.ContactEvent.action:type_name -> waggle.client.v1.ContactAction
+	38, // 60: waggle.client.v1.ContactEvent.contact:type_name -> waggle.client.v1.Contact
+	0,  // 61: waggle.client.v1.ListContacts.relations:type_name -> waggle.client.v1.Relation
+	38, // 62: waggle.client.v1.Contacts.contacts:type_name -> waggle.client.v1.Contact
+	2,  // 63: waggle.client.v1.SetProfile.direct_from:type_name -> waggle.client.v1.DirectFrom
+	35, // 64: waggle.client.v1.Profile.card:type_name -> waggle.client.v1.Card
+	2,  // 65: waggle.client.v1.Profile.direct_from:type_name -> waggle.client.v1.DirectFrom
+	48, // 66: waggle.client.v1.Devices.devices:type_name -> waggle.client.v1.DeviceRow
+	55, // 67: waggle.client.v1.Presence.friends:type_name -> waggle.client.v1.FriendPresence
+	68, // [68:68] is the sub-list for method output_type
+	68, // [68:68] is the sub-list for method input_type
+	68, // [68:68] is the sub-list for extension type_name
+	68, // [68:68] is the sub-list for extension extendee
+	0,  // [0:68] is the sub-list for field type_name
 }
 
 func init() { file_proto_client_client_proto_init() }
@@ -2310,6 +4625,16 @@ func file_proto_client_client_proto_init() {
 		(*ClientFrame_ListThreads)(nil),
 		(*ClientFrame_MarkRead)(nil),
 		(*ClientFrame_FindUser)(nil),
+		(*ClientFrame_FindPeople)(nil),
+		(*ClientFrame_ChangeContact)(nil),
+		(*ClientFrame_EditContact)(nil),
+		(*ClientFrame_ListContacts)(nil),
+		(*ClientFrame_ReadProfile)(nil),
+		(*ClientFrame_SetProfile)(nil),
+		(*ClientFrame_ListDevices)(nil),
+		(*ClientFrame_EndDevice)(nil),
+		(*ClientFrame_EndAllDevices)(nil),
+		(*ClientFrame_Typing)(nil),
 	}
 	file_proto_client_client_proto_msgTypes[1].OneofWrappers = []any{
 		(*ServerFrame_Welcome)(nil),
@@ -2323,25 +4648,40 @@ func file_proto_client_client_proto_init() {
 		(*ServerFrame_Threads)(nil),
 		(*ServerFrame_ReadMarked)(nil),
 		(*ServerFrame_UserFound)(nil),
+		(*ServerFrame_People)(nil),
+		(*ServerFrame_ContactChanged)(nil),
+		(*ServerFrame_Contacts)(nil),
+		(*ServerFrame_Profile)(nil),
+		(*ServerFrame_Devices)(nil),
+		(*ServerFrame_Done)(nil),
+		(*ServerFrame_Presence)(nil),
+		(*ServerFrame_TypingNow)(nil),
 	}
 	file_proto_client_client_proto_msgTypes[12].OneofWrappers = []any{
 		(*Update_Event)(nil),
+		(*Update_Mark)(nil),
+		(*Update_Contact)(nil),
+		(*Update_Profile)(nil),
 	}
 	file_proto_client_client_proto_msgTypes[14].OneofWrappers = []any{
 		(*Event_Text)(nil),
+		(*Event_Location)(nil),
+		(*Event_Card)(nil),
 	}
+	file_proto_client_client_proto_msgTypes[41].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_client_client_proto_rawDesc), len(file_proto_client_client_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   27,
+			NumEnums:      3,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
 		GoTypes:           file_proto_client_client_proto_goTypes,
 		DependencyIndexes: file_proto_client_client_proto_depIdxs,
+		EnumInfos:         file_proto_client_client_proto_enumTypes,
 		MessageInfos:      file_proto_client_client_proto_msgTypes,
 	}.Build()
 	File_proto_client_client_proto = out.File

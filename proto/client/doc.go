@@ -87,6 +87,16 @@
 //	ListThreads    →          Threads        page through the threads, newest first
 //	MarkRead       →          ReadMarked     raise the read mark of a thread
 //	FindUser       →          UserFound      by exact name or id
+//	FindPeople     →          People         cards of people by the beginning of their name
+//	ChangeContact  →          ContactChanged request, accept, ignore, remove, block, unblock
+//	EditContact    →          ContactChanged own name for a contact, tags
+//	ListContacts   →          Contacts       page through contacts of some relations
+//	ReadProfile    →          Profile        the user's own
+//	SetProfile     →          Profile        change it; friends are told
+//	ListDevices    →          Devices        the user's logged-in devices
+//	EndDevice      →          Done           log one out
+//	EndAllDevices  →          Done           log all out, this one too
+//	Typing         →          none           the user is writing in a thread
 //
 //	Welcome        ←                         the session is attached
 //	HeartbeatAck   ←                         newest pts and server time
@@ -99,4 +109,12 @@
 //	Threads        ←                         one page of threads
 //	ReadMarked     ←                         the mark as it stands now
 //	UserFound      ←                         id and name
+//	People         ←                         cards, by name
+//	ContactChanged ←                         the contact as it stands now
+//	Contacts       ←                         one page of contacts
+//	Profile        ←                         the user's own profile as it stands now
+//	Devices        ←                         the user's devices
+//	Done           ←                         done
+//	Presence       ←                         who of the friends is online; not asked for
+//	TypingNow      ←                         a friend is writing; not asked for
 package clientpb
