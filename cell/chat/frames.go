@@ -24,6 +24,9 @@ func errorFrame(id uint64, err *proto.Error) []byte {
 }
 
 func wireUpdate(up *cellpb.LoggedUpdate) *clientpb.Update {
+	if own := wireContactUpdate(up); own != nil {
+		return own
+	}
 	return &clientpb.Update{Pts: up.Pts, Body: &clientpb.Update_Event{
 		Event: wireEvent(up.Update.Thread, up.Update.Seq, up.Event),
 	}}

@@ -64,7 +64,7 @@ func (h *host) sendUpdates(sessions []*session, updates []*cellpb.LoggedUpdate) 
 		frame := new(clientpb.Updates)
 		for n < len(updates) && n < proto.UpdatesPerFrameMax && size < proto.UpdatesBytesPerFrame {
 			frame.Updates = append(frame.Updates, wireUpdate(updates[n]))
-			size += 150 + len(updates[n].Event.GetText().GetText())
+			size += 150 + len(updates[n].Event.GetText().GetText()) + contactBytes(updates[n])
 			n++
 		}
 		push := &cellpb.Push{

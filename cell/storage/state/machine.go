@@ -12,6 +12,7 @@ import (
 	"github.com/waggle-im/waggle/cell/storage/engine"
 	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
+	clientpb "github.com/waggle-im/waggle/proto/client"
 )
 
 // cacheRows bounds each of a machine's caches; a full one is emptied. A row
@@ -40,6 +41,7 @@ type Machine struct {
 	joined   map[joinedKey]*cellpb.JoinedThread
 	sent     map[proto.EntityID]*proto.ClientMsgID // the greatest id stored under each owner
 	channels map[proto.RangeID]*channelCounters
+	directs  map[proto.EntityID]*cellpb.DirectFromRow // of users of other ranges
 
 	buf []byte // scratch for marshalling
 }
@@ -48,10 +50,14 @@ type userCounters struct {
 	exists bool
 	pts    proto.Pts // the newest
 	log    *cellpb.UpdateLog
+
+	directFrom clientpb.DirectFrom // of the profile
+	changed    uint64
 }
 
 type threadCounters struct {
 	exists   bool // has a header
+	header   *cellpb.ThreadHeader
 	seq      proto.Seq
 	messages uint64
 }
@@ -228,7 +234,7 @@ func (m *Machine) Commit() error {
 	m.batch = nil
 	m.committed = pb.CloneOf(m.state)
 	clear(m.dirty)
-	if len(m.users) > cacheRows || len(m.threads) > cacheRows || len(m.sent) > cacheRows || len(m.joined) > cacheRows || len(m.channels) > cacheRows {
+	if len(m.users) > cacheRows || len(m.threads) > cacheRows || len(m.sent) > cacheRows || len(m.joined) > cacheRows || len(m.channels) > cacheRows || len(m.directs) > cacheRows {
 		m.forgetCaches()
 	}
 	return nil
@@ -240,6 +246,7 @@ func (m *Machine) forgetCaches() {
 	m.joined = map[joinedKey]*cellpb.JoinedThread{}
 	m.sent = map[proto.EntityID]*proto.ClientMsgID{}
 	m.channels = map[proto.RangeID]*channelCounters{}
+	m.directs = map[proto.EntityID]*cellpb.DirectFromRow{}
 }
 
 // read gets key from r into v and tells whether it exists.
@@ -295,6 +302,12 @@ func (m *Machine) put(key []byte, v pb.Message) {
 func (m *Machine) putRaw(key, raw []byte) {
 	m.dirty[string(key)] = raw
 	m.fail(m.batch.Set(key, raw, nil))
+}
+
+// remove deletes a row that a later command may read by key.
+func (m *Machine) remove(key []byte) {
+	m.dirty[string(key)] = nil
+	m.fail(m.batch.Delete(key, nil))
 }
 
 // appendRow writes a row that applying finds by counter, never by key.

@@ -51,6 +51,10 @@ func (r *Reader) Read(q *cellpb.LeadRead) (*cellpb.ReadResult, error) {
 		out.ChannelHeads, err = v.channelHeads()
 	case *cellpb.LeadRead_ThreadRow:
 		err = v.threadRow(body.ThreadRow, out)
+	case *cellpb.LeadRead_Contacts:
+		err = v.contacts(body.Contacts, out)
+	case *cellpb.LeadRead_Cards:
+		out.Cards, err = v.cards(body.Cards)
 	default:
 		err = proto.Errorf(proto.CodeUnsupported, "range %s: a question this release does not know", r.rng)
 	}
@@ -154,12 +158,20 @@ func (v view) updates(q *cellpb.ReadUpdates, out *cellpb.ReadResult) error {
 		if err != nil {
 			return err
 		}
-		size += len(event.GetText().GetText()) + 100 // about what it takes in a frame
+		size += len(event.GetText().GetText()) + 100 + updateBytes(update) // about what it takes in a frame
 		out.Updates = append(out.Updates, &cellpb.LoggedUpdate{
 			User: q.User, Pts: engine.LastNumber(it.Key()), Update: update, Event: event,
 		})
 	}
 	return it.Error()
+}
+
+// updateBytes is what an update takes that carries its content itself.
+func updateBytes(update *cellpb.StoredUpdate) int {
+	if update.Body == nil {
+		return 0
+	}
+	return pb.Size(update)
 }
 
 // eventIfOwned reads an event of a thread this range owns; nil otherwise.
@@ -377,7 +389,7 @@ func (v view) channel(q *cellpb.ReadChannel) ([]*cellpb.ChannelRow, error) {
 				return nil, err
 			}
 		}
-		size += 100 + len(row.Event.GetText().GetText())
+		size += 100 + pb.Size(row)
 		out = append(out, row)
 	}
 	return out, it.Error()
