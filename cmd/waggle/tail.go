@@ -121,7 +121,7 @@ func (t *tailer) update(u client.Update) {
 		t.late[u.Pts] = u
 		return
 	}
-	if t.print(lineOf(u.Pts, u.Event)) {
+	if t.print(lineOfUpdate(u)) {
 		return
 	}
 	t.halted = true
@@ -146,7 +146,7 @@ func (t *tailer) body(u client.Update) {
 }
 
 // print needs mu. The first failure ends tail.
-func (t *tailer) print(l eventLine) bool {
+func (t *tailer) print(l printer) bool {
 	err := l.print(t.out, t.json)
 	if err != nil {
 		select {
