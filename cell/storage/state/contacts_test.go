@@ -398,3 +398,58 @@ func TestContactRowsOfOthersAreIgnored(t *testing.T) {
 		t.Error("a range has said who may write to a user of another")
 	}
 }
+
+// A card, a setting or a contact row that comes late or without a card takes
+// nothing newer away.
+func TestOlderRowsChangeNothing(t *testing.T) {
+	b := forTest(t, newRig(t, 1))
+	me := b.addUser()
+	var peer proto.EntityID
+	for id := proto.EntityID(8192); peer == 0; id++ {
+		if proto.DirectThread(me, id).OwnerRange() == 2 {
+			peer = id
+		}
+	}
+	number := uint64(0)
+	take := func(row *cellpb.ChannelRow) {
+		t.Helper()
+		number++
+		row.Number = number
+		b.must(b.entry(b.granted(takeRows(2, []*cellpb.ChannelRow{row}))))
+	}
+	befriend := func(alias string, card *clientpb.Card, changed uint64) {
+		take(&cellpb.ChannelRow{Body: &cellpb.ChannelRow_Contact{Contact: &cellpb.ContactRow{
+			User: uint64(me), Names: true, CardChanged: changed,
+			Update: &cellpb.ContactUpdate{Contact: &clientpb.Contact{User: uint64(peer), Relation: friend, Alias: alias, Card: card}},
+		}}})
+	}
+	card := func(nick string) *clientpb.Card { return &clientpb.Card{User: uint64(peer), Nick: nick} }
+	profile := func(nick string, changed uint64) {
+		take(&cellpb.ChannelRow{Body: &cellpb.ChannelRow_Profile{Profile: &cellpb.ProfileRow{
+			Users: []uint64{uint64(me), uint64(me) + 1, 9999}, Card: card(nick), Changed: changed,
+		}}})
+	}
+	direct := func(d clientpb.DirectFrom, changed uint64) {
+		take(&cellpb.ChannelRow{Body: &cellpb.ChannelRow_DirectFrom{DirectFrom: &cellpb.DirectFromRow{User: uint64(peer), DirectFrom: d, Changed: changed}}})
+	}
+	befriend("one", card("second"), 2)
+	profile("first", 1)
+	profile("second again", 2)
+	befriend("two", nil, 0)
+	befriend("three", card("first"), 1)
+	if got := b.contact(me, peer); got.Card.GetNick() != "second" || got.Alias != "three" {
+		t.Errorf("the row is %v", got)
+	}
+	profile("third", 3)
+	if got := b.contact(me, peer); got.Card.GetNick() != "third" {
+		t.Errorf("the row is %v", got)
+	}
+	if got := b.told(me); got != "none friend, none friend, none friend, card third" {
+		t.Errorf("told %q", got)
+	}
+	direct(clientpb.DirectFrom_DIRECT_FROM_FRIENDS, 5)
+	direct(clientpb.DirectFrom_DIRECT_FROM_ANYONE, 4)
+	if got := b.m.direct(peer); got.DirectFrom != clientpb.DirectFrom_DIRECT_FROM_FRIENDS {
+		t.Errorf("the setting is %v", got)
+	}
+}
