@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/waggle-im/waggle/proto"
+	clientpb "github.com/waggle-im/waggle/proto/client"
 )
 
 // target is what a person names on the command line: a user by name or id, or
@@ -48,10 +49,36 @@ func (s *session) threadOf(ctx context.Context, t target) (string, error) {
 		return t.thread.String(), nil
 	}
 	user, err := s.userOf(ctx, t)
-	if err != nil {
-		return "", err
+	if err == nil {
+		return proto.DirectThread(s.me, user).String(), nil
 	}
-	return proto.DirectThread(s.me, user).String(), nil
+	if proto.CodeOf(err) == proto.CodeUnknownUser && t.name != "" {
+		return s.threadWith(ctx, t.name, err)
+	}
+	return "", err
+}
+
+// threadWith is the conversation there is with someone of that name, else
+// unknown: who blocks the user is not found, but their thread can be read.
+func (s *session) threadWith(ctx context.Context, name string, unknown error) (string, error) {
+	for cursor := ""; ; {
+		var page []*clientpb.Thread
+		err := s.do(ctx, func(ctx context.Context) (err error) {
+			page, cursor, err = s.Threads(ctx, proto.PageMax, cursor)
+			return err
+		})
+		if err != nil {
+			return "", err
+		}
+		for _, t := range page {
+			if strings.EqualFold(t.GetPeerName(), name) {
+				return t.GetThread(), nil
+			}
+		}
+		if cursor == "" {
+			return "", unknown
+		}
+	}
 }
 
 // userOf is the other user that a target names.
