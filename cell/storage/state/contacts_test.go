@@ -453,3 +453,33 @@ func TestOlderRowsChangeNothing(t *testing.T) {
 		t.Errorf("the setting is %v", got)
 	}
 }
+
+// Who narrows who may write to him tells the owners of all his threads, also
+// of one that began in the same portion of the log; who has narrowed it before
+// tells the owner of a new thread.
+func TestDirectFromReachesOwners(t *testing.T) {
+	for _, first := range []string{"message", "setting"} {
+		b := forTest(t, newRig(t, 1))
+		me := b.addUser()
+		b.manual = true
+		var thread proto.ThreadID
+		for id := proto.EntityID(8192); thread.OwnerRange() != 2; id++ {
+			thread = proto.DirectThread(me, id)
+		}
+		begin := takeRows(2, []*cellpb.ChannelRow{{Number: 1, Body: &cellpb.ChannelRow_Message{
+			Message: &cellpb.MessageRow{Thread: thread.String(), Seq: 1, User: uint64(me), Messages: 1, TimeMs: b.nowMs},
+		}}})
+		narrow := profileCommand(me, &clientpb.SetProfile{DirectFrom: clientpb.DirectFrom_DIRECT_FROM_FRIENDS.Enum()})
+		if first == "message" {
+			b.must(b.entry(b.granted(begin)))
+			b.must(b.entry(b.granted(narrow)))
+		} else {
+			b.must(b.entry(b.granted(narrow)))
+			b.must(b.entry(b.granted(begin)))
+		}
+		rows := b.channelRows(2, 0, 10)
+		if len(rows) != 1 || rows[0].GetDirectFrom().GetUser() != uint64(me) || rows[0].GetDirectFrom().DirectFrom != clientpb.DirectFrom_DIRECT_FROM_FRIENDS {
+			t.Errorf("%s first: the owner is told %v", first, rows)
+		}
+	}
+}
