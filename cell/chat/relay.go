@@ -130,6 +130,8 @@ func (s *Service) relayed(sh *shard, req *cellpb.RelayRequest, done func(*cellpb
 		read(&cellpb.LeadRead{Body: &cellpb.LeadRead_Thread{Thread: body.ReadThread}})
 	case *cellpb.RelayRequest_ReadUser:
 		read(&cellpb.LeadRead{Body: &cellpb.LeadRead_User{User: body.ReadUser}})
+	case *cellpb.RelayRequest_CloseSessions:
+		h.closeSessions(body.CloseSessions, result)
 	default:
 		h.account(req, result)
 	}
@@ -169,9 +171,7 @@ func (h *host) account(req *cellpb.RelayRequest, done func(*cellpb.Result, *prot
 	case *cellpb.RelayRequest_LoginDevice:
 		c := body.LoginDevice
 		command.Body = &cellpb.Command_LoginDevice{LoginDevice: c}
-		then = func(r *cellpb.Result) {
-			h.endDevice(proto.EntityID(c.User), c.Device, r.SessionNumber, proto.CodeDisplaced, "this device has logged in anew")
-		}
+		then = func(r *cellpb.Result) { h.loggedIn(c, r) }
 	case *cellpb.RelayRequest_LogoutDevice:
 		c := body.LogoutDevice
 		command.Body = &cellpb.Command_LogoutDevice{LogoutDevice: c}

@@ -29,6 +29,9 @@ func (ses *session) request(f *clientpb.ClientFrame) {
 	case *clientpb.ClientFrame_FindUser:
 		ses.findUser(f.Id, body.FindUser)
 	default:
+		if ses.deviceRequest(f) {
+			return
+		}
 		ses.fail(f.Id, proto.Errorf(proto.CodeBadFrame, "a frame this server does not know"))
 	}
 }

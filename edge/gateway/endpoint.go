@@ -2,9 +2,7 @@ package gateway
 
 import (
 	"context"
-	"net"
 	"net/http"
-	"net/netip"
 	"reflect"
 	"strconv"
 	"strings"
@@ -64,32 +62,6 @@ func route[In, Out any](g *gateway, path string, do func(context.Context, *In, c
 			writeJSON(w, out)
 		},
 	}
-}
-
-// clientAddress is whom the limits count for: an IPv4 address, or the network
-// of 2^64 addresses that one IPv6 customer has. Headers of proxies are not
-// believed.
-func (g *gateway) clientAddress(r *http.Request) string {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return "unknown"
-	}
-	ip, err := netip.ParseAddr(host)
-	if err != nil {
-		return "unknown"
-	}
-	ip = ip.Unmap().WithZone("")
-	if ip.IsLoopback() && g.exemptLoopback {
-		return ""
-	}
-	if ip.Is4() {
-		return ip.String()
-	}
-	network, err := ip.Prefix(64)
-	if err != nil {
-		return "unknown"
-	}
-	return network.String()
 }
 
 // field is a text of a body, with its greatest length in bytes.

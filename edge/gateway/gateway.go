@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"time"
 
@@ -35,11 +36,13 @@ type Config struct {
 	Accounts controlpb.AccountsClient
 	// ExemptLoopback lifts the limits per client address for loopback peers.
 	ExemptLoopback bool
+	// TrustedProxies are the balancers whose X-Forwarded-For is believed.
+	TrustedProxies []netip.Prefix
 }
 
 // New is the handler of an edge's HTTP side. mounts may be empty.
 func New(cfg Config, mounts ...Mount) http.Handler {
-	g := &gateway{accounts: cfg.Accounts, exemptLoopback: cfg.ExemptLoopback}
+	g := &gateway{accounts: cfg.Accounts, exemptLoopback: cfg.ExemptLoopback, proxies: cfg.TrustedProxies}
 	mux := http.NewServeMux()
 	for _, e := range g.endpoints() {
 		mux.HandleFunc("POST "+e.path, e.serve)
@@ -58,6 +61,7 @@ func New(cfg Config, mounts ...Mount) http.Handler {
 type gateway struct {
 	accounts       controlpb.AccountsClient
 	exemptLoopback bool
+	proxies        []netip.Prefix
 }
 
 type loginRequest struct {
