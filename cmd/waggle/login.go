@@ -57,7 +57,7 @@ func (a *app) login() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if err := prof.save(dir); err != nil {
+		if err := prof.saveLocked(cmd.Context(), dir); err != nil {
 			return err
 		}
 		if p.json() {
@@ -218,38 +218,4 @@ func explainLogin(prof profile, err error) error {
 		return fmt.Errorf("%w (--transport plain needs the plaintext address)", explain(prof.Server, err))
 	}
 	return explain(prof.Server, err)
-}
-
-func (a *app) logout() *cobra.Command {
-	cmd := &cobra.Command{
-		Use: "logout", Short: "forget the login of the profile", Args: args(0, 0),
-		Long: "Removes the login from the profile. The server is not told: the device stays\n" +
-			"known there, and the token that is removed stays valid until it expires.",
-	}
-	p := a.personFlags(cmd)
-	cmd.RunE = func(*cobra.Command, []string) error {
-		dir, err := p.profileDir()
-		if err != nil {
-			return err
-		}
-		prof, err := loadProfile(dir)
-		if errors.Is(err, errNoProfile) {
-			return refused(err)
-		}
-		unreadable := err != nil
-		if err := os.Remove(filepath.Join(dir, profileFile)); err != nil {
-			return fmt.Errorf("profile: %w", err)
-		}
-		if p.json() {
-			return printLine(a.out, map[string]string{"user": prof.User, "name": prof.Name, "device": prof.Device})
-		}
-		if unreadable {
-			_, err = fmt.Fprintf(a.out, "the profile %s, which could not be read, is removed\n", dir)
-			return err
-		}
-		_, err = fmt.Fprintf(a.out, "%s is logged out here; the server still knows the device %s, and the removed token stays valid until %s\n",
-			prof.Name, prof.Device, prof.ExpiresAt)
-		return err
-	}
-	return cmd
 }
