@@ -197,6 +197,7 @@ func (cp *ControlPlane) Run(ctx context.Context) error {
 	g.Go(func() error { cp.keepKeyPublished(ctx); return nil })
 	g.Go(func() error { return cp.keeper.Run(ctx) })
 	g.Go(func() error { return cp.registrar.Run(ctx) })
+	g.Go(func() error { return cp.accounts.Run(ctx) })
 	g.Go(func() error { return cp.mailer.Run(ctx) })
 	return g.Wait()
 }
