@@ -91,6 +91,8 @@ func storeSuite(t *testing.T, dsn string) *Store {
 		}
 	}
 	concurrentInserts(t, s)
+	totpSuite(t, s)
+	resetSuite(t, s)
 	return s
 }
 
