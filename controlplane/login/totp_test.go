@@ -281,3 +281,38 @@ func TestResetThatBrokeOffIsFinished(t *testing.T) {
 		})
 	}
 }
+
+// Whoever guesses a password is slowed down, the owner elsewhere is not; a
+// name nobody has is answered alike.
+func TestGuessingAPasswordDelaysOnlyTheGuesser(t *testing.T) {
+	s := newStage(t)
+	try := func(name, password, address string) *proto.Error {
+		_, err := s.Login(t.Context(), &controlpb.LoginRequest{Name: name, Password: password, Device: "d", Address: address})
+		if err == nil {
+			return nil
+		}
+		return proto.AsError(controlclient.FromStatus(err))
+	}
+	held := func(name string) int {
+		for i := range 40 {
+			switch e := try(name, "a wrong guess", "192.0.2.66"); {
+			case e.Code == proto.CodeRateLimited && e.Retry > 0 && e.Retry <= 5*time.Minute:
+				return i
+			case e.Code != proto.CodeWrongPassword || e.Message != "wrong name or password":
+				t.Fatalf("guess %d at %s: %s", i, name, e)
+			}
+		}
+		t.Fatalf("nothing holds the guesses at %s", name)
+		return 0
+	}
+	known, unknown := held("ann"), held("nobody")
+	if known != unknown {
+		t.Errorf("held after %d guesses at a name that exists, %d at one that does not", known, unknown)
+	}
+	if e := try("ann", testPassword, "192.0.2.66"); e == nil || e.Code != proto.CodeRateLimited {
+		t.Errorf("the guesser is not slowed down: %v", e)
+	}
+	if e := try("ann", testPassword, "192.0.2.1"); e != nil {
+		t.Errorf("the owner is kept out: %v", e)
+	}
+}
