@@ -99,12 +99,18 @@ func (p *person) endLogin(ctx context.Context, everywhere bool) error {
 			return s.EndDevice(ctx, "")
 		})
 	}
-	switch proto.CodeOf(err) {
-	case proto.CodeSessionEnded, proto.CodeDisplaced, proto.CodeLoggedOut:
-		if everywhere && proto.CodeOf(err) == proto.CodeDisplaced {
-			return err // the other devices are still logged in
-		}
+	if loginOver(err) && !everywhere { // else other devices may still be logged in
 		return nil
 	}
 	return err
+}
+
+// loginOver tells whether a connection has ended because its login has, so
+// that there is no coming back.
+func loginOver(err error) bool {
+	switch proto.CodeOf(err) {
+	case proto.CodeDisplaced, proto.CodeSessionEnded, proto.CodeLoggedOut, proto.CodeBadToken:
+		return true
+	}
+	return false
 }
