@@ -46,8 +46,9 @@ type Client struct {
 	connected   chan struct{} // closed when connected for the first time
 	transport   Transport
 	tokens      Tokens
-	tokenOver   bool // the server says that the token has expired
-	refreshOver bool // a refresh was refused for good
+	tokenOver   bool      // the server says that the token has expired
+	tokenCame   time.Time // zero: it is the configured one
+	refreshOver bool      // a refresh was refused for good
 }
 
 // New makes a client. It does nothing until Run.

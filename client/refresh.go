@@ -40,11 +40,12 @@ func (c *Client) canRefresh() bool {
 }
 
 // tokenLeft is how long the token is valid, and how long until half of its
-// life is over, by the server's clock as far as known.
+// life is over: for one that came while we ran by the time since, which needs
+// no right clock, else by the server's clock as far as known.
 func (c *Client) tokenLeft() (valid, half time.Duration) {
 	now := c.serverTime()
 	c.mu.Lock()
-	encoded, over := c.tokens.Token, c.tokenOver
+	encoded, over, came := c.tokens.Token, c.tokenOver, c.tokenCame
 	c.mu.Unlock()
 	if over {
 		return 0, 0
@@ -52,6 +53,9 @@ func (c *Client) tokenLeft() (valid, half time.Duration) {
 	issued, expires, ok := token.Lifetime(encoded)
 	if !ok {
 		return proto.TokenLifetime, proto.TokenLifetime / 2 // the server will say
+	}
+	if life := expires.Sub(issued); !came.IsZero() {
+		return life - time.Since(came), life/2 - time.Since(came)
 	}
 	return expires.Sub(now), issued.Add(expires.Sub(issued) / 2).Sub(now)
 }
@@ -120,7 +124,7 @@ func (c *Client) refresh(ctx context.Context) error {
 		c.refreshOver = refused && final(e)
 		return err
 	}
-	c.tokens, c.tokenOver = next, false
+	c.tokens, c.tokenOver, c.tokenCame = next, false, time.Now()
 	return nil
 }
 

@@ -123,3 +123,30 @@ func TestARefusedRefreshEndsOnlyAtHello(t *testing.T) {
 		t.Errorf("ended with %v", err)
 	}
 }
+
+// A clock that is hours ahead makes no client ask again and again.
+func TestAWrongClockRefreshesOnce(t *testing.T) {
+	e := newFakeEdge(t)
+	var calls atomic.Int32
+	r := start(t, e, func(c *Config) {
+		c.Token = tokenFor(t, 3*time.Hour, -2*time.Hour)
+		c.Refresh = func(context.Context, Tokens) (Tokens, error) {
+			calls.Add(1)
+			return Tokens{Token: tokenFor(t, 2*time.Hour, -time.Hour)}, nil // as a server behind us makes it
+		}
+	})
+	for range 3 {
+		conn := e.accept()
+		conn.welcome(&clientpb.Welcome{ServerTimeMs: time.Now().Add(-2 * time.Hour).UnixMilli()})
+		p := r.post("hello")
+		id, m := conn.nextSend()
+		conn.say(stored(id, m, 1))
+		if _, err := r.result(p); err != nil {
+			t.Error(err)
+		}
+		_ = conn.conn.Close()
+	}
+	if n := calls.Load(); n != 1 {
+		t.Errorf("refreshed %d times", n)
+	}
+}
