@@ -26,6 +26,8 @@ type Client struct {
 	cfg  Config
 	wake chan struct{} // the writer has something to do
 
+	refreshing chan struct{} // holds one: a refresh is under way
+
 	writing sync.Mutex     // one writer on the wire at a time
 	bodies  sync.WaitGroup // fetching missing bodies
 
@@ -43,6 +45,10 @@ type Client struct {
 	lastErr     error
 	connected   chan struct{} // closed when connected for the first time
 	transport   Transport
+	tokens      Tokens
+	tokenOver   bool      // the server says that the token has expired
+	tokenCame   time.Time // zero: it is the configured one
+	refreshOver bool      // a refresh was refused for good
 }
 
 // New makes a client. It does nothing until Run.
@@ -52,7 +58,8 @@ func New(cfg Config) (*Client, error) {
 	}
 	cfg = cfg.withDefaults()
 	return &Client{
-		cfg: cfg, wake: make(chan struct{}, 1), servers: append([]string{cfg.Server}, cfg.Alternatives...),
+		cfg: cfg, wake: make(chan struct{}, 1), refreshing: make(chan struct{}, 1),
+		tokens: Tokens{Token: cfg.Token, RefreshToken: cfg.RefreshToken}, servers: append([]string{cfg.Server}, cfg.Alternatives...),
 		incarnation: cfg.Incarnation, pts: cfg.LastPts, placed: !cfg.FromConfirmed, connected: make(chan struct{}),
 	}, nil
 }
@@ -65,6 +72,11 @@ func New(cfg Config) (*Client, error) {
 func (c *Client) Run(ctx context.Context) error {
 	defer c.bodies.Wait()
 	defer c.shutDown()
+	refreshCtx, stop := context.WithCancel(ctx)
+	var refresher sync.WaitGroup
+	defer refresher.Wait()
+	defer stop()
+	refresher.Go(func() { c.keepToken(refreshCtx) })
 	backoff := backoffMin
 	for {
 		c.tell(Connecting, nil)
@@ -79,7 +91,7 @@ func (c *Client) Run(ctx context.Context) error {
 		c.mu.Unlock()
 		wait := time.Duration(0)
 		if e, ok := errors.AsType[*proto.Error](err); ok {
-			if final(e) {
+			if final(e) && !c.helloRefused(e) {
 				return e
 			}
 			wait = e.Retry

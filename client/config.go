@@ -1,6 +1,7 @@
 package client
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -69,8 +70,17 @@ type Config struct {
 	Transport    Transport
 	TLS          *tls.Config // roots; nil: the system's
 	Token        string
-	Device       string // must be the token's
-	Name         string // of this program, for the server's logs
+	// RefreshToken, if set, is exchanged for another token at half of the
+	// token's life, by HTTP on the server's port. A running session outlasts
+	// its token. OnTokens is given what came and must keep it before it
+	// returns; on its error the old ones stay in use and are tried again.
+	RefreshToken string
+	OnTokens     func(Tokens) error
+	// Refresh, if set, is called instead, with the tokens in use: for
+	// processes that share them. It returns the newer ones, kept already.
+	Refresh func(ctx context.Context, have Tokens) (Tokens, error)
+	Device  string // must be the token's
+	Name    string // of this program, for the server's logs
 
 	// Subscribe asks for updates, from FromConfirmed (where the server
 	// knows this device to be), or after (Incarnation, LastPts).

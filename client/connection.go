@@ -40,6 +40,10 @@ type connection struct {
 
 // serve connects and serves the connection until it breaks.
 func (c *Client) serve(ctx context.Context) error {
+	if err := c.freshToken(ctx); err != nil {
+		c.nextServer()
+		return err
+	}
 	dialCtx, cancel := context.WithTimeout(ctx, c.cfg.DialTimeout)
 	defer cancel()
 	c.mu.Lock()
@@ -105,7 +109,7 @@ func (c *Client) nextServer() {
 func (c *Client) hello(w *wire) (*connection, error) {
 	c.mu.Lock()
 	h := &clientpb.Hello{
-		ProtocolVersion: proto.ClientProtocolVersion, Token: c.cfg.Token, Device: c.cfg.Device, Client: c.cfg.Name,
+		ProtocolVersion: proto.ClientProtocolVersion, Token: c.tokens.Token, Device: c.cfg.Device, Client: c.cfg.Name,
 		Subscribe: c.cfg.Subscribe, Incarnation: c.incarnation, LastPts: uint64(c.pts), FromConfirmed: !c.placed,
 	}
 	c.mu.Unlock()

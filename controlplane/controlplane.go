@@ -53,6 +53,7 @@ type Config struct {
 	Redis    string        // codes and limits, redis://…; default: one in this process
 	SMTP     string        // mail server, smtp://… or smtps://…; default: none
 	MailFrom string        // sender of mails
+	Policy   string        // which devices may be logged in together: multi (default), per-platform or single
 }
 
 // Validate checks c without changing it.
@@ -125,7 +126,9 @@ func New(ctx context.Context, c Config, d Deps) (*ControlPlane, error) {
 		return nil, errors.Join(err, cp.Close())
 	}
 	cp.registrar = accounts.NewRegistrar(store, hasher, topology.NewChooser(d.Cluster), login.Users{Ranges: d.Ranges}, d.Logger)
-	cp.issuer = login.NewIssuer(private, d.Cluster, d.Ranges)
+	if cp.issuer, err = login.NewIssuer(private, d.Cluster, d.Ranges).WithPolicy(c.Policy); err != nil {
+		return nil, errors.Join(err, cp.Close())
+	}
 	cp.keeper = topology.NewKeeper(d.Cluster, topology.NewNodeCalls(d.Dialer), string(c.Node), d.Logger)
 	cp.accounts = login.New(login.Config{
 		Store: store, Hasher: hasher, Registrar: cp.registrar, Issuer: cp.issuer, Cluster: d.Cluster, Ranges: d.Ranges,
@@ -194,6 +197,7 @@ func (cp *ControlPlane) Run(ctx context.Context) error {
 	g.Go(func() error { cp.keepKeyPublished(ctx); return nil })
 	g.Go(func() error { return cp.keeper.Run(ctx) })
 	g.Go(func() error { return cp.registrar.Run(ctx) })
+	g.Go(func() error { return cp.accounts.Run(ctx) })
 	g.Go(func() error { return cp.mailer.Run(ctx) })
 	return g.Wait()
 }

@@ -3,6 +3,7 @@ package edge
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/waggle-im/waggle/edge/listen"
@@ -18,6 +19,8 @@ type Config struct {
 	// ExemptLoopback lifts the limits on account requests per client address
 	// for loopback peers.
 	ExemptLoopback bool
+	// TrustedProxies are the balancers whose X-Forwarded-For is believed.
+	TrustedProxies []netip.Prefix
 	// Session tunes client sessions.
 	Session session.Config
 	// Router tunes the way to hosts.

@@ -66,7 +66,9 @@ func New(cfg Config, deps Deps) (*Edge, error) {
 	})
 	e.sessions = session.New(cfg.Session, session.Deps{Edge: deps.Node, Router: e.router, Keys: deps.Keys, Log: deps.Log})
 	cfg.Listen.TLS = deps.TLS
-	cfg.Listen.HTTP = gateway.New(gateway.Config{Accounts: deps.Accounts, ExemptLoopback: cfg.ExemptLoopback}, deps.Mounts...)
+	cfg.Listen.HTTP = gateway.New(gateway.Config{
+		Accounts: deps.Accounts, ExemptLoopback: cfg.ExemptLoopback, TrustedProxies: cfg.TrustedProxies,
+	}, deps.Mounts...)
 	var err error
 	if e.listener, err = listen.New(cfg.Listen, e.sessions, deps.Log); err != nil {
 		return nil, err

@@ -55,8 +55,9 @@ const (
 	CodeBlocked    Code = 26 // one of the two has blocked the other
 	CodeNotFriends Code = 27 // only friends may do this
 	CodeNoRequest  Code = 28 // there is no request to answer
-	CodeWrongTOTP  Code = 29 // a second factor is needed, or is wrong
+	CodeWrongTOTP  Code = 29 // the second factor is wrong
 	CodeTooMany    Code = 30 // a limit on how many there may be is reached
+	CodeNeedTOTP   Code = 31 // a second factor is needed
 
 	CodeOverloaded   Code = 40 // a queue is full
 	CodeAfterUnknown Code = 41 // the named previous send is not known yet
@@ -66,6 +67,7 @@ const (
 	CodeDiskFull     Code = 45
 	CodeTooManyConns Code = 46
 	CodeNoCodes      Code = 47 // mailed codes and limits cannot be reached
+	CodeDisconnected Code = 48 // an operator closed the connection
 
 	CodeStaleEpoch Code = 60 // the range's ownership is newer
 	CodeStaleGrant Code = 61 // another host has been granted
@@ -112,6 +114,7 @@ var codes = map[Code]codeInfo{
 	CodeNoRequest:      {name: "no_request"},
 	CodeWrongTOTP:      {name: "wrong_totp"},
 	CodeTooMany:        {name: "too_many"},
+	CodeNeedTOTP:       {name: "totp_required"},
 	CodeOverloaded:     {name: "overloaded", class: ClassRetryLater, retry: 200 * time.Millisecond},
 	CodeAfterUnknown:   {name: "after_unknown", class: ClassRetryLater, retry: 50 * time.Millisecond},
 	CodeNotReady:       {name: "not_ready", class: ClassRetryLater, retry: 100 * time.Millisecond},
@@ -120,6 +123,7 @@ var codes = map[Code]codeInfo{
 	CodeDiskFull:       {name: "disk_full", class: ClassRetryLater, retry: 5 * time.Second},
 	CodeTooManyConns:   {name: "too_many_connections", class: ClassRetryLater, retry: 5 * time.Second},
 	CodeNoCodes:        {name: "codes_unavailable", class: ClassRetryLater, retry: time.Second},
+	CodeDisconnected:   {name: "disconnected", class: ClassRetryLater, retry: time.Second},
 	CodeStaleEpoch:     {name: "stale_epoch", class: ClassRetryElsewhere},
 	CodeStaleGrant:     {name: "stale_grant", class: ClassRetryElsewhere},
 	CodeNotHost:        {name: "not_host", class: ClassRetryElsewhere},

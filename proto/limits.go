@@ -32,6 +32,11 @@ const (
 	PageDefault = 50
 	// DevicesMax bounds the active devices of a user.
 	DevicesMax = 8
+	// EndedDevicesKept is how many ended devices of a user are remembered
+	// once EndedDeviceLifetime is over: to tell them why. EndedDevicesMax
+	// bounds them before.
+	EndedDevicesKept = 16
+	EndedDevicesMax  = 64
 	// DeviceIDBytesMax bounds a device's name.
 	DeviceIDBytesMax = 64
 	// NameBytesMax bounds a user name.
@@ -98,6 +103,11 @@ const (
 	// older one could be stored twice and is refused.
 	ClientMsgIDPast   = 7 * 24 * time.Hour
 	ClientMsgIDFuture = time.Hour
+
+	// EndedDeviceLifetime is how long an ended device is remembered at least: a
+	// login that comes again late, which its request's timeout of seconds
+	// bounds, must find it.
+	EndedDeviceLifetime = 10 * time.Minute
 
 	// TokenLifetime is a token's validity; the SDK refreshes at half of it.
 	TokenLifetime = 24 * time.Hour

@@ -137,6 +137,8 @@ func (s *Service) relayed(sh *shard, req *cellpb.RelayRequest, done func(*cellpb
 		h.proposeContact(body.ChangeContact, result)
 	case *cellpb.RelayRequest_ReadCards:
 		read(&cellpb.LeadRead{Body: &cellpb.LeadRead_Cards{Cards: body.ReadCards}})
+	case *cellpb.RelayRequest_CloseSessions:
+		h.closeSessions(body.CloseSessions, result)
 	default:
 		h.account(req, result)
 	}
@@ -178,9 +180,7 @@ func (h *host) account(req *cellpb.RelayRequest, done func(*cellpb.Result, *prot
 	case *cellpb.RelayRequest_LoginDevice:
 		c := body.LoginDevice
 		command.Body = &cellpb.Command_LoginDevice{LoginDevice: c}
-		then = func(r *cellpb.Result) {
-			h.endDevice(proto.EntityID(c.User), c.Device, r.SessionNumber, proto.CodeDisplaced, "this device has logged in anew")
-		}
+		then = func(r *cellpb.Result) { h.loggedIn(c, r) }
 	case *cellpb.RelayRequest_LogoutDevice:
 		c := body.LogoutDevice
 		command.Body = &cellpb.Command_LogoutDevice{LogoutDevice: c}

@@ -40,6 +40,9 @@ func (ses *session) request(f *clientpb.ClientFrame) {
 	case *clientpb.ClientFrame_SetProfile:
 		ses.setProfile(f.Id, body.SetProfile)
 	default:
+		if ses.deviceRequest(f) {
+			return
+		}
 		ses.fail(f.Id, proto.Errorf(proto.CodeBadFrame, "a frame this server does not know"))
 	}
 }

@@ -99,7 +99,7 @@ func (ses *session) admit(info *cellpb.UserInfo) *proto.Error {
 		}
 		switch {
 		case d.Row.Ended:
-			return proto.Errorf(proto.CodeSessionEnded, "this device was logged out: log in again")
+			return proto.SessionOver(proto.Code(d.Row.EndCode))
 		case ses.number < d.Row.SessionNumber:
 			return proto.Errorf(proto.CodeDisplaced, "this device has logged in anew elsewhere: log in again")
 		}

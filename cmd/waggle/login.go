@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/waggle-im/waggle/client"
+	"github.com/waggle-im/waggle/proto"
 )
 
 const (
@@ -28,7 +31,7 @@ const (
 
 func (a *app) login() *cobra.Command {
 	transport := choice{allowed: []string{"quic", "tcp", "plain"}}
-	var passwordFile, device string
+	var passwordFile, device, totp string
 	cmd := &cobra.Command{
 		Use: "login NAME", Short: "log in and keep that in the profile", Args: args(1, 1),
 		Long: "Logs in and keeps token, server and transport in the profile, for its owner only.\n" +
@@ -40,6 +43,7 @@ func (a *app) login() *cobra.Command {
 	p := a.personFlags(cmd)
 	cmd.Flags().StringVar(&passwordFile, "password-file", "", "`FILE` with the password; without it, it is asked for")
 	cmd.Flags().Var(&transport, "transport", "how to connect")
+	cmd.Flags().StringVar(&totp, "totp", "", "`CODE` of your second factor, or a recovery code; asked for when it is needed")
 	cmd.Flags().StringVar(&device, "device", "", "`NAME` of this device; default: the profile's, or a new one")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		prof, err := p.forLogin(args[0], transport.value, device)
@@ -50,14 +54,14 @@ func (a *app) login() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if prof, err = p.logIn(cmd.Context(), prof, password); err != nil {
+		if prof, err = a.logInWithTOTP(cmd.Context(), p, prof, credentials{password, totp}); err != nil {
 			return err
 		}
 		dir, err := p.profileDir()
 		if err != nil {
 			return err
 		}
-		if err := prof.save(dir); err != nil {
+		if err := prof.saveLocked(cmd.Context(), dir); err != nil {
 			return err
 		}
 		if p.json() {
@@ -115,6 +119,25 @@ func (p *person) forLogin(name, transport, device string) (profile, error) {
 	return prof, nil
 }
 
+// credentials are what shows who logs in.
+type credentials struct{ password, totp string }
+
+// logInWithTOTP asks for the second factor when the server wants one and
+// there is somebody to ask.
+func (a *app) logInWithTOTP(ctx context.Context, p *person, prof profile, c credentials) (profile, error) {
+	next, err := p.logIn(ctx, prof, c)
+	e, ok := errors.AsType[*loginRefused](err)
+	if !ok || e.code != proto.CodeNeedTOTP.String() || !a.inTerminal {
+		return next, err
+	}
+	fmt.Fprint(a.err, "Code of your second factor: ")
+	line, err := bufio.NewReader(a.in).ReadString('\n')
+	if c.totp = strings.TrimSpace(line); c.totp == "" {
+		return prof, fmt.Errorf("no code was given (%w): --totp CODE gives one", cmp.Or(err, io.ErrUnexpectedEOF))
+	}
+	return p.logIn(ctx, prof, c)
+}
+
 // loginAnswer is what a server answers, success and failure in one.
 type loginAnswer struct {
 	Error        int    `json:"error"`
@@ -134,7 +157,7 @@ type loginAnswer struct {
 
 // logIn asks the server for a token. A server that says it is not ready is
 // asked again until --timeout.
-func (p *person) logIn(ctx context.Context, prof profile, password string) (profile, error) {
+func (p *person) logIn(ctx context.Context, prof profile, c credentials) (profile, error) {
 	plain := prof.Transport == string(client.Plain)
 	transport := &http.Transport{ForceAttemptHTTP2: true, TLSHandshakeTimeout: p.timeout}
 	url := "https://" + prof.Server + "/trylogin_server"
@@ -148,7 +171,9 @@ func (p *person) logIn(ctx context.Context, prof profile, password string) (prof
 	}
 	defer transport.CloseIdleConnections()
 	h := &http.Client{Transport: transport, Timeout: max(p.timeout, loginTimeout)}
-	body, err := json.Marshal(map[string]string{"username": prof.Name, "password": password, "device": prof.Device, "platform": "terminal"})
+	body, err := json.Marshal(map[string]string{
+		"username": prof.Name, "password": c.password, "device": prof.Device, "platform": "terminal", "totp": c.totp,
+	})
 	if err != nil {
 		return prof, err
 	}
@@ -218,38 +243,4 @@ func explainLogin(prof profile, err error) error {
 		return fmt.Errorf("%w (--transport plain needs the plaintext address)", explain(prof.Server, err))
 	}
 	return explain(prof.Server, err)
-}
-
-func (a *app) logout() *cobra.Command {
-	cmd := &cobra.Command{
-		Use: "logout", Short: "forget the login of the profile", Args: args(0, 0),
-		Long: "Removes the login from the profile. The server is not told: the device stays\n" +
-			"known there, and the token that is removed stays valid until it expires.",
-	}
-	p := a.personFlags(cmd)
-	cmd.RunE = func(*cobra.Command, []string) error {
-		dir, err := p.profileDir()
-		if err != nil {
-			return err
-		}
-		prof, err := loadProfile(dir)
-		if errors.Is(err, errNoProfile) {
-			return refused(err)
-		}
-		unreadable := err != nil
-		if err := os.Remove(filepath.Join(dir, profileFile)); err != nil {
-			return fmt.Errorf("profile: %w", err)
-		}
-		if p.json() {
-			return printLine(a.out, map[string]string{"user": prof.User, "name": prof.Name, "device": prof.Device})
-		}
-		if unreadable {
-			_, err = fmt.Fprintf(a.out, "the profile %s, which could not be read, is removed\n", dir)
-			return err
-		}
-		_, err = fmt.Fprintf(a.out, "%s is logged out here; the server still knows the device %s, and the removed token stays valid until %s\n",
-			prof.Name, prof.Device, prof.ExpiresAt)
-		return err
-	}
-	return cmd
 }

@@ -158,3 +158,28 @@ func TestAccountsAddStdin(t *testing.T) {
 	r = runWith(t, strings.NewReader(`{"name":"a"}`), nil, "accounts", "add", "--stdin", "--admin", "127.0.0.1:1")
 	r.expect(t, statusFailed, "make run")
 }
+
+// DisconnectUser closes two connections of everybody.
+func (fakeControl) DisconnectUser(_ context.Context, q *controlpb.DisconnectUserRequest) (*controlpb.DisconnectUserReply, error) {
+	if q.User == "gone" && !q.DryRun {
+		return nil, controlclient.ToStatus(proto.Errorf(proto.CodeUnavailable, "done for real"))
+	}
+	reply := &controlpb.DisconnectUserReply{User: 17, Name: q.User, Closed: 2}
+	if q.EndDevices {
+		reply.EndedDevices = 3
+	}
+	return reply, nil
+}
+
+func TestDisconnectAsks(t *testing.T) {
+	addr := startControl(t)
+	run(t, "users", "disconnect", "gone", "--admin", addr).expect(t, statusUsage, "--yes", "--dry-run")
+	run(t, "users", "disconnect", "gone", "--admin", addr, "--dry-run").expect(t, statusDone)
+	run(t, "users", "disconnect", "gone", "--admin", addr, "--yes").expect(t, statusFailed, "done for real")
+	r := run(t, "users", "disconnect", "ann", "--admin", addr, "--yes", "--end-devices", "-o", "json")
+	r.expect(t, statusDone)
+	var got disconnectJSON
+	if err := json.Unmarshal([]byte(r.out), &got); err != nil || got != (disconnectJSON{"17", "ann", 2, 3, false}) {
+		t.Errorf("%s (%v)", r.out, err)
+	}
+}

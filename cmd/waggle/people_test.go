@@ -136,7 +136,7 @@ func TestLogin(t *testing.T) {
 	}
 	r = run(t, "logout", "--profile", dir)
 	r.expect(t, statusDone)
-	if !strings.Contains(r.out, "stays valid") {
+	if !strings.Contains(r.out, "logged out here") || !strings.Contains(r.err, "waggle devices end dev1") {
 		t.Errorf("logout says %s", r.out)
 	}
 	if _, err := os.Stat(filepath.Join(dir, profileFile)); err == nil {

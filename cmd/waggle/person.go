@@ -176,6 +176,13 @@ func (p *person) connect(ctx context.Context, configure func(*client.Config)) (*
 		}
 		cfg.Alternatives = slices.DeleteFunc(slices.Clone(prof.Edges), func(e string) bool { return e == prof.Server })
 	}
+	dir, err := p.profileDir()
+	if err != nil {
+		return nil, err
+	}
+	if prof.RefreshToken != "" {
+		cfg.Refresh = sharedRefresh(dir, cfg)
+	}
 	if configure != nil {
 		configure(&cfg)
 	}

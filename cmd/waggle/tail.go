@@ -185,7 +185,7 @@ func (t *tailer) state(s client.State, err error) {
 		fmt.Fprintln(t.err, "waggle: connected again")
 	case s == client.Connected:
 		t.stood = true
-	case s == client.Disconnected && t.stood && !t.lost:
+	case s == client.Disconnected && t.stood && !t.lost && !loginOver(err):
 		t.lost = true
 		fmt.Fprintf(t.err, "waggle: the connection is lost (%s): connecting again\n", harmless(oneLine(fmt.Sprint(err))))
 	}

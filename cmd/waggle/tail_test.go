@@ -113,3 +113,16 @@ func TestTailStates(t *testing.T) {
 		t.Errorf("with --no-reconnect the error says it: %s", errOut.String())
 	}
 }
+
+// A login that is over is not announced as a loss that will be mended.
+func TestTailDoesNotPromiseToComeBack(t *testing.T) {
+	for code, want := range map[proto.Code]bool{proto.CodeDisplaced: false, proto.CodeSessionEnded: false, proto.CodeShuttingDown: true, proto.CodeDisconnected: true} {
+		var said bytes.Buffer
+		tl := newTailer(io.Discard, &said)
+		tl.state(client.Connected, nil)
+		tl.state(client.Disconnected, proto.Errorf(code, "why"))
+		if got := strings.Contains(said.String(), "connecting again"); got != want {
+			t.Errorf("%s: said %q", code, said.String())
+		}
+	}
+}

@@ -9,12 +9,13 @@ import (
 )
 
 func (a *app) users() *cobra.Command {
-	return chooser(&cobra.Command{Use: "users", Short: "users: show, where they live, their sessions"},
+	return chooser(&cobra.Command{Use: "users", Short: "users: show, where they live, their sessions; disconnect"},
 		a.userVerb("show U", "show an account and its devices", a.showUser),
 		a.userVerb("where U", "say which range, cell and host a user has", a.showWhere),
 		a.userVerb("sessions U", "list the connections of a user", func(o *operator, u *controlpb.ShowUserReply) error {
 			return show(o, each(u.GetSessions(), sessionOf), sessionColumns())
 		}),
+		a.disconnect(),
 	)
 }
 

@@ -93,6 +93,8 @@ func storeSuite(t *testing.T, dsn string) *Store {
 	}
 	byPrefix(t, s)
 	concurrentInserts(t, s)
+	totpSuite(t, s)
+	resetSuite(t, s)
 	return s
 }
 

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"strings"
 	"time"
 
@@ -31,6 +32,29 @@ type Issuer struct {
 	keys   token.Keys
 	ranges Ranges
 	now    func() time.Time
+	policy cellpb.SessionPolicy
+}
+
+// ParsePolicy reads which devices of an account may be logged in together:
+// multi (also when s is empty), per-platform or single.
+func ParsePolicy(s string) (cellpb.SessionPolicy, error) {
+	switch s {
+	case "", "multi":
+		return cellpb.SessionPolicy_SESSION_POLICY_MULTI, nil
+	case "per-platform":
+		return cellpb.SessionPolicy_SESSION_POLICY_PER_PLATFORM, nil
+	case "single":
+		return cellpb.SessionPolicy_SESSION_POLICY_SINGLE, nil
+	}
+	return 0, fmt.Errorf("%q is not one of multi, per-platform, single", s)
+}
+
+// WithPolicy sets the policy by name, see [ParsePolicy]; call it before the
+// first login.
+func (i *Issuer) WithPolicy(name string) (*Issuer, error) {
+	var err error
+	i.policy, err = ParsePolicy(name)
+	return i, err
 }
 
 // NewIssuer makes an issuer that signs with private. keys are the published
@@ -97,7 +121,7 @@ func (i *Issuer) Issue(ctx context.Context, req Request) (*Session, error) {
 	own := sha256.Sum256(append([]byte(i.KeyID()+"|"), nonce...))
 	platform := cleanPlatform(req.Platform)
 	reply, err := i.ranges.Do(ctx, req.User.Range(), &cellpb.RelayRequest{Body: &cellpb.RelayRequest_LoginDevice{LoginDevice: &cellpb.LoginDevice{
-		User: uint64(req.User), Device: device, RefreshHash: hash[:], Platform: platform, Nonce: own[:16], RefreshFamily: family[:],
+		User: uint64(req.User), Device: device, RefreshHash: hash[:], Platform: platform, Nonce: own[:16], RefreshFamily: family[:], Policy: i.policy,
 	}}})
 	if err != nil {
 		return nil, err

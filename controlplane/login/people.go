@@ -9,7 +9,6 @@ import (
 	"github.com/waggle-im/waggle/controlplane/mail"
 	"github.com/waggle-im/waggle/controlplane/verify"
 	"github.com/waggle-im/waggle/proto"
-	cellpb "github.com/waggle-im/waggle/proto/cell"
 	controlpb "github.com/waggle-im/waggle/proto/control"
 )
 
@@ -209,7 +208,8 @@ func (s *Service) resetPassword(ctx context.Context, req *controlpb.ResetPasswor
 }
 
 // setPassword replaces the password, then ends the sessions: the other way
-// round the old password could begin one in between.
+// round the old password could begin one in between. What breaks off in
+// between is finished by the next login or by Run.
 func (s *Service) setPassword(ctx context.Context, a *accounts.Account, req *controlpb.ResetPasswordRequest) error {
 	hash, err := s.Hasher.Hash(ctx, req.Password)
 	if err != nil {
@@ -220,13 +220,11 @@ func (s *Service) setPassword(ctx context.Context, a *accounts.Account, req *con
 	if err := s.Registrar.Finish(ctx, a); err != nil {
 		return err
 	}
-	if err := s.Store.SetPassword(a.ID, hash); err != nil {
+	r := accounts.Reset{Account: a.ID, User: a.User, Nonce: req.Nonce}
+	if err := s.Store.ResetPassword(a.ID, hash, r.Nonce, s.now().UnixMilli()); err != nil {
 		return err
 	}
-	_, err = s.Ranges.Do(ctx, a.User.Range(), &cellpb.RelayRequest{Body: &cellpb.RelayRequest_RaiseAuthority{
-		RaiseAuthority: &cellpb.RaiseAuthority{User: uint64(a.User), Nonce: req.Nonce},
-	}})
-	return err
+	return s.finishReset(ctx, r)
 }
 
 // Refresh gives a new token and rotates the refresh token.

@@ -38,6 +38,14 @@ type Config struct {
 	Limits    Limits
 	Mail      Mailer
 	Logger    *slog.Logger
+	Now       func() time.Time // nil: time.Now
+}
+
+func (c *Config) now() time.Time {
+	if c.Now == nil {
+		return time.Now()
+	}
+	return c.Now()
 }
 
 // Service is the controlpb.Accounts service. Its errors are gRPC statuses
@@ -53,8 +61,9 @@ func New(c Config) *Service { return &Service{Config: c} }
 // Login checks a password and begins a session.
 //
 // Errors: [proto.CodeWrongPassword] for a wrong password, an unknown name and
-// an account without password alike, after the same time;
-// [proto.CodeRateLimited] after too many of these.
+// an account without password alike, after the same time; then
+// [proto.CodeNeedTOTP] or [proto.CodeWrongTOTP]; [proto.CodeRateLimited] after
+// too many of these.
 func (s *Service) Login(ctx context.Context, req *controlpb.LoginRequest) (*controlpb.LoginReply, error) {
 	reply, err := s.login(ctx, req)
 	return reply, s.answer("login", err)
@@ -83,6 +92,9 @@ func (s *Service) login(ctx context.Context, req *controlpb.LoginRequest) (*cont
 	if err := s.Registrar.Finish(ctx, found); err != nil {
 		return nil, err
 	}
+	if err := s.finishResetOf(ctx, found); err != nil {
+		return nil, err
+	}
 	session, err := s.Issuer.Issue(ctx, Request{User: found.User, Device: req.Device, Platform: req.Platform, Nonce: req.Nonce})
 	if err != nil {
 		return nil, err
@@ -93,7 +105,8 @@ func (s *Service) login(ctx context.Context, req *controlpb.LoginRequest) (*cont
 	}, nil
 }
 
-// checkPassword is the account whose name and password are given.
+// checkPassword is the account whose name, password and second factor are
+// given.
 func (s *Service) checkPassword(ctx context.Context, req *controlpb.LoginRequest) (*accounts.Account, error) {
 	if err := s.Limits.Allow(ctx, verify.LoginsPerClient(), req.Address); err != nil {
 		return nil, err
@@ -122,6 +135,9 @@ func (s *Service) checkPassword(ctx context.Context, req *controlpb.LoginRequest
 	}
 	if !ok {
 		return nil, proto.Errorf(proto.CodeWrongPassword, "wrong name or password")
+	}
+	if err := s.secondFactor(ctx, found, codeShown{req.Totp, req.Nonce}); err != nil {
+		return nil, err
 	}
 	return found, s.Limits.Succeeded(ctx, guesser)
 }

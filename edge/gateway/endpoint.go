@@ -2,9 +2,7 @@ package gateway
 
 import (
 	"context"
-	"net"
 	"net/http"
-	"net/netip"
 	"reflect"
 	"strconv"
 	"strings"
@@ -30,18 +28,19 @@ type caller struct {
 	// nonce makes the request one, although it may be repeated at another
 	// control plane.
 	nonce []byte
+	token string // of a login, where the header Authorization has one
 }
 
 // endpoints are all paths of the account API.
 func (g *gateway) endpoints() []endpoint {
-	return []endpoint{
+	return append([]endpoint{
 		route(g, "/get_verification", g.verification, errorRedis, errorUnavailable, errorTooMany),
 		route(g, "/post_registration", g.registration, errorRedis, errorWrongCode, errorUnavailable, errorTaken, errorTooMany),
 		route(g, "/check_accountexists", g.accountExists, errorRedis, errorUnavailable, errorNoAccount, errorTooMany),
 		route(g, "/reset_password", g.resetPassword, errorRedis, errorWrongCode, errorUnavailable, errorNoAccount, errorTooMany),
 		route(g, "/trylogin_server", g.login, errorNoEdge, errorRedis, errorUnavailable, errorWrongCredentials, errorTooMany),
 		route(g, "/refresh", g.refresh, errorUnavailable, errorWrongCredentials, errorTooMany),
-	}
+	}, g.totpEndpoints()...)
 }
 
 // route makes an endpoint of a function from body to answer.
@@ -56,7 +55,7 @@ func route[In, Out any](g *gateway, path string, do func(context.Context, *In, c
 			ctx, cancel := context.WithTimeout(r.Context(), accountsTimeout)
 			defer cancel()
 			nonce := uuid.New()
-			out, err := do(ctx, in, caller{address: g.clientAddress(r), nonce: nonce[:]})
+			out, err := do(ctx, in, caller{address: g.clientAddress(r), nonce: nonce[:], token: bearer(r)})
 			if err != nil {
 				problemOf(err).write(w)
 				return
@@ -66,30 +65,13 @@ func route[In, Out any](g *gateway, path string, do func(context.Context, *In, c
 	}
 }
 
-// clientAddress is whom the limits count for: an IPv4 address, or the network
-// of 2^64 addresses that one IPv6 customer has. Headers of proxies are not
-// believed.
-func (g *gateway) clientAddress(r *http.Request) string {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return "unknown"
-	}
-	ip, err := netip.ParseAddr(host)
-	if err != nil {
-		return "unknown"
-	}
-	ip = ip.Unmap().WithZone("")
-	if ip.IsLoopback() && g.exemptLoopback {
+// bearer is the token of the header Authorization, if there is one.
+func bearer(r *http.Request) string {
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") || len(token) > bearerBytesMax {
 		return ""
 	}
-	if ip.Is4() {
-		return ip.String()
-	}
-	network, err := ip.Prefix(64)
-	if err != nil {
-		return "unknown"
-	}
-	return network.String()
+	return strings.TrimSpace(token)
 }
 
 // field is a text of a body, with its greatest length in bytes.

@@ -7,6 +7,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
+	"reflect"
 	"strconv"
 	"time"
 
@@ -17,6 +19,8 @@ import (
 const (
 	// bodyBytesMax bounds the body of an account request.
 	bodyBytesMax = 64 << 10
+	// bearerBytesMax bounds the token of a header.
+	bearerBytesMax = 4 << 10
 	// bodyTimeout bounds the reading of one.
 	bodyTimeout = 10 * time.Second
 	// accountsTimeout bounds a call to the accounts: a hash and a commit in
@@ -35,11 +39,13 @@ type Config struct {
 	Accounts controlpb.AccountsClient
 	// ExemptLoopback lifts the limits per client address for loopback peers.
 	ExemptLoopback bool
+	// TrustedProxies are the balancers whose X-Forwarded-For is believed.
+	TrustedProxies []netip.Prefix
 }
 
 // New is the handler of an edge's HTTP side. mounts may be empty.
 func New(cfg Config, mounts ...Mount) http.Handler {
-	g := &gateway{accounts: cfg.Accounts, exemptLoopback: cfg.ExemptLoopback}
+	g := &gateway{accounts: cfg.Accounts, exemptLoopback: cfg.ExemptLoopback, proxies: cfg.TrustedProxies}
 	mux := http.NewServeMux()
 	for _, e := range g.endpoints() {
 		mux.HandleFunc("POST "+e.path, e.serve)
@@ -58,6 +64,7 @@ func New(cfg Config, mounts ...Mount) http.Handler {
 type gateway struct {
 	accounts       controlpb.AccountsClient
 	exemptLoopback bool
+	proxies        []netip.Prefix
 }
 
 type loginRequest struct {
@@ -65,6 +72,7 @@ type loginRequest struct {
 	Password string `json:"password"`
 	Device   string `json:"device"`
 	Platform string `json:"platform"`
+	TOTP     string `json:"totp"`
 }
 
 type loginReply struct {
@@ -88,12 +96,14 @@ type loginEdge struct {
 
 func (g *gateway) login(ctx context.Context, in *loginRequest, c caller) (*loginReply, error) {
 	err := check(field{"username", in.Username, proto.NameBytesMax}, field{"password", in.Password, passwordBytesMax},
-		optional("device", in.Device, proto.DeviceIDBytesMax), optional("platform", in.Platform, proto.DeviceIDBytesMax))
+		optional("device", in.Device, proto.DeviceIDBytesMax), optional("platform", in.Platform, proto.DeviceIDBytesMax),
+		optional("totp", in.TOTP, totpBytesMax))
 	if err != nil {
 		return nil, err
 	}
 	reply, err := g.accounts.Login(ctx, &controlpb.LoginRequest{
 		Name: in.Username, Password: in.Password, Device: in.Device, Platform: in.Platform, Nonce: c.nonce, Address: c.address,
+		Totp: in.TOTP,
 	})
 	if err != nil {
 		return nil, err
@@ -127,6 +137,9 @@ func readJSON(w http.ResponseWriter, r *http.Request, out any) bool {
 		Problem{Status: http.StatusRequestEntityTooLarge, Code: proto.CodeTooBig.String(), Error: errorBadJSON,
 			Detail: "the body may have at most " + strconv.Itoa(bodyBytesMax) + " bytes"}.write(w)
 		return false
+	}
+	if len(body) == 0 && reflect.TypeOf(out).Elem().NumField() == 0 {
+		return true // nothing is asked for
 	}
 	if err == nil {
 		err = json.Unmarshal(body, out)

@@ -58,6 +58,15 @@ func (e everything) CheckAccount(context.Context, *controlpb.CheckAccountRequest
 func (e everything) ResetPassword(context.Context, *controlpb.ResetPasswordRequest, ...grpc.CallOption) (*controlpb.ResetPasswordReply, error) {
 	return answer[controlpb.ResetPasswordReply](e)
 }
+func (e everything) SetupTOTP(context.Context, *controlpb.TOTPRequest, ...grpc.CallOption) (*controlpb.SetupTOTPReply, error) {
+	return answer[controlpb.SetupTOTPReply](e)
+}
+func (e everything) EnableTOTP(context.Context, *controlpb.TOTPRequest, ...grpc.CallOption) (*controlpb.EnableTOTPReply, error) {
+	return answer[controlpb.EnableTOTPReply](e)
+}
+func (e everything) DisableTOTP(context.Context, *controlpb.TOTPRequest, ...grpc.CallOption) (*controlpb.DisableTOTPReply, error) {
+	return answer[controlpb.DisableTOTPReply](e)
+}
 func (e everything) Refresh(context.Context, *controlpb.RefreshRequest, ...grpc.CallOption) (*controlpb.RefreshReply, error) {
 	return answer[controlpb.RefreshReply](e)
 }

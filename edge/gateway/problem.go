@@ -69,7 +69,8 @@ func problemOf(err error) Problem {
 		p.Status, p.Error = http.StatusForbidden, errorWrongCode
 	case proto.CodeNameTaken:
 		p.Status, p.Error = http.StatusConflict, errorTaken
-	case proto.CodeBadToken, proto.CodeTokenExpired, proto.CodeSessionEnded:
+	case proto.CodeBadToken, proto.CodeTokenExpired, proto.CodeSessionEnded, proto.CodeDisplaced,
+		proto.CodeNeedTOTP, proto.CodeWrongTOTP:
 		p.Status, p.Error = http.StatusUnauthorized, errorWrongCredentials
 	case proto.CodeWrongPassword:
 		p.Status, p.Error = http.StatusUnauthorized, errorWrongCredentials

@@ -110,6 +110,12 @@ func roleKeys() []Key {
 			Roles: cp, Secret: true},
 		{Name: "controlplane.mail_from", Help: "Sender of mails, as in Waggle <noreply@example.org>.", Roles: cp},
 
+		{Name: "sessions.policy", Help: "Which devices of an account may be logged in together: multi (up to 8), per-platform (one of each) or single. All control planes must have the same.",
+			Roles: cp, Default: "multi"},
+
+		{Name: "limits.trusted_proxies", Help: "Networks of the load balancers whose X-Forwarded-For is believed, as in 10.0.0.0/8. Empty: none, and limits count for whoever connects.",
+			Roles: edge, Example: []string{"10.0.0.0/8"}},
+
 		{Name: "cell.name", Help: "The cell this node belongs to.", Roles: cell, Example: "c1", PerNode: ownByDev},
 		{Name: "cell.roles", Help: "Of chat and storage, those this node has.", Roles: cell, Default: []string{"chat", "storage"}, PerNode: "use --split-roles"},
 		{Name: "cell.cache_bytes", Help: "Block cache, shared by the node's stores, bytes.", Roles: cell, Default: int64(32 << 20)},

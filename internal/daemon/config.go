@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"net"
 	"slices"
+
+	"github.com/waggle-im/waggle/controlplane/login"
+	"github.com/waggle-im/waggle/edge/gateway"
 )
 
 // The roles of a daemon.
@@ -35,6 +38,8 @@ type Config struct {
 	TLS          TLSConfig          `koanf:"tls"`
 	Log          LogConfig          `koanf:"log"`
 	ControlPlane ControlPlaneConfig `koanf:"controlplane"`
+	Sessions     SessionsConfig     `koanf:"sessions"`
+	Limits       LimitsConfig       `koanf:"limits"`
 	Cell         CellConfig         `koanf:"cell"`
 	Chat         ChatConfig         `koanf:"chat"`
 	Edge         EdgeConfig         `koanf:"edge"`
@@ -71,6 +76,20 @@ type ControlPlaneConfig struct {
 	Redis    string `koanf:"redis"`     // codes and limits: redis://… or rediss://…; default: one inside this process, not shared
 	SMTP     string `koanf:"smtp"`      // mail server: smtp://… (STARTTLS) or smtps://… (TLS); default: none
 	MailFrom string `koanf:"mail_from"` // sender of mails, as in Waggle <noreply@example.org>
+}
+
+// SessionsConfig is read by control planes, which must all have the same.
+type SessionsConfig struct {
+	// Policy is which devices of an account may be logged in together: multi
+	// (up to 8), per-platform (one of each) or single; default multi.
+	Policy string `koanf:"policy"`
+}
+
+// LimitsConfig is read by edges.
+type LimitsConfig struct {
+	// TrustedProxies are the networks, as in 10.0.0.0/8, of the balancers whose
+	// word on a client's address is believed; default none.
+	TrustedProxies []string `koanf:"trusted_proxies"`
 }
 
 // CellConfig is read by cell nodes.
@@ -163,6 +182,12 @@ func (c Config) validateValues() error {
 	}
 	if c.ControlPlane.SMTP != "" && c.ControlPlane.MailFrom == "" {
 		return errors.New("controlplane.mail_from: is missing, and controlplane.smtp needs it")
+	}
+	if _, err := login.ParsePolicy(c.Sessions.Policy); err != nil {
+		return fmt.Errorf("sessions.policy: %w", err)
+	}
+	if _, err := gateway.ParseProxies(c.Limits.TrustedProxies); err != nil {
+		return fmt.Errorf("limits.trusted_proxies: %w", err)
 	}
 	for _, role := range c.Cell.Roles {
 		if role != "chat" && role != "storage" {

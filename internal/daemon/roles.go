@@ -21,6 +21,7 @@ import (
 	"github.com/waggle-im/waggle/client/controlclient"
 	"github.com/waggle-im/waggle/controlplane"
 	"github.com/waggle-im/waggle/edge"
+	"github.com/waggle-im/waggle/edge/gateway"
 	"github.com/waggle-im/waggle/edge/listen"
 	"github.com/waggle-im/waggle/internal/admin"
 	"github.com/waggle-im/waggle/internal/atomicfile"
@@ -112,7 +113,8 @@ func newControlPlane(ctx context.Context, cfg Config, env Env) (*Daemon, error) 
 	cp, err := controlplane.New(openCtx, controlplane.Config{
 		Node: proto.NodeID(cfg.Node), DataDir: cfg.DataDir, Database: cfg.ControlPlane.Database,
 		Replicas: cfg.ControlPlane.Replicas, Cluster: cfg.Cluster, Mode: cfg.Mode, Version: version.Commit(),
-		Redis: cfg.ControlPlane.Redis, SMTP: cfg.ControlPlane.SMTP, MailFrom: cfg.ControlPlane.MailFrom,
+		Policy: cfg.Sessions.Policy,
+		Redis:  cfg.ControlPlane.Redis, SMTP: cfg.ControlPlane.SMTP, MailFrom: cfg.ControlPlane.MailFrom,
 	}, controlplane.Deps{
 		Cluster: m.cluster, Dialer: m.dialer, Ranges: relay, Logger: env.Logger,
 		Registerer: prometheus.WrapRegistererWith(prometheus.Labels{"node": cfg.Node}, env.registry),
@@ -217,11 +219,15 @@ func newEdge(cfg Config, env Env) (*Daemon, error) {
 		return nil, err
 	}
 	webTLS := web.TLS()
+	proxies, err := gateway.ParseProxies(cfg.Limits.TrustedProxies)
+	if err != nil {
+		return nil, errors.Join(err, m.close())
+	}
 	resetKey, err := ensureResetKey(filepath.Join(cfg.DataDir, "quic-reset.key"))
 	if err != nil {
 		return nil, errors.Join(err, m.close())
 	}
-	e, err := edge.New(edge.Config{ExemptLoopback: cfg.Edge.ExemptLoopback, Listen: listen.Config{
+	e, err := edge.New(edge.Config{ExemptLoopback: cfg.Edge.ExemptLoopback, TrustedProxies: proxies, Listen: listen.Config{
 		Addr: cfg.Edge.Listen, PlaintextAddr: cfg.Edge.Plaintext, ExemptLoopback: cfg.Edge.ExemptLoopback,
 		StatelessResetKey: resetKey,
 	}}, edge.Deps{

@@ -1015,6 +1015,7 @@ type RelayRequest struct {
 	//	*RelayRequest_ChangeContact
 	//	*RelayRequest_ReadCards
 	//	*RelayRequest_Signals
+	//	*RelayRequest_CloseSessions
 	Body          isRelayRequest_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1195,6 +1196,15 @@ func (x *RelayRequest) GetSignals() *Signals {
 	return nil
 }
 
+func (x *RelayRequest) GetCloseSessions() *CloseSessions {
+	if x != nil {
+		if x, ok := x.Body.(*RelayRequest_CloseSessions); ok {
+			return x.CloseSessions
+		}
+	}
+	return nil
+}
+
 type isRelayRequest_Body interface {
 	isRelayRequest_Body()
 }
@@ -1251,6 +1261,10 @@ type RelayRequest_Signals struct {
 	Signals *Signals `protobuf:"bytes,16,opt,name=signals,proto3,oneof"`
 }
 
+type RelayRequest_CloseSessions struct {
+	CloseSessions *CloseSessions `protobuf:"bytes,20,opt,name=close_sessions,json=closeSessions,proto3,oneof"`
+}
+
 func (*RelayRequest_Append) isRelayRequest_Body() {}
 
 func (*RelayRequest_ChannelRows) isRelayRequest_Body() {}
@@ -1277,6 +1291,61 @@ func (*RelayRequest_ReadCards) isRelayRequest_Body() {}
 
 func (*RelayRequest_Signals) isRelayRequest_Body() {}
 
+func (*RelayRequest_CloseSessions) isRelayRequest_Body() {}
+
+// CloseSessions closes the connections of a user; they may come back.
+type CloseSessions struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"`
+	Message       string                 `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"` // what the clients are told
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CloseSessions) Reset() {
+	*x = CloseSessions{}
+	mi := &file_proto_cell_cell_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CloseSessions) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CloseSessions) ProtoMessage() {}
+
+func (x *CloseSessions) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_cell_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CloseSessions.ProtoReflect.Descriptor instead.
+func (*CloseSessions) Descriptor() ([]byte, []int) {
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *CloseSessions) GetUser() uint64 {
+	if x != nil {
+		return x.User
+	}
+	return 0
+}
+
+func (x *CloseSessions) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
 type RelayReplyBatch struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Replies       []*RelayReply          `protobuf:"bytes,1,rep,name=replies,proto3" json:"replies,omitempty"`
@@ -1286,7 +1355,7 @@ type RelayReplyBatch struct {
 
 func (x *RelayReplyBatch) Reset() {
 	*x = RelayReplyBatch{}
-	mi := &file_proto_cell_cell_proto_msgTypes[13]
+	mi := &file_proto_cell_cell_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1298,7 +1367,7 @@ func (x *RelayReplyBatch) String() string {
 func (*RelayReplyBatch) ProtoMessage() {}
 
 func (x *RelayReplyBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[13]
+	mi := &file_proto_cell_cell_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1311,7 +1380,7 @@ func (x *RelayReplyBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayReplyBatch.ProtoReflect.Descriptor instead.
 func (*RelayReplyBatch) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{13}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RelayReplyBatch) GetReplies() []*RelayReply {
@@ -1338,7 +1407,7 @@ type RelayReply struct {
 
 func (x *RelayReply) Reset() {
 	*x = RelayReply{}
-	mi := &file_proto_cell_cell_proto_msgTypes[14]
+	mi := &file_proto_cell_cell_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1350,7 +1419,7 @@ func (x *RelayReply) String() string {
 func (*RelayReply) ProtoMessage() {}
 
 func (x *RelayReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[14]
+	mi := &file_proto_cell_cell_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1363,7 +1432,7 @@ func (x *RelayReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayReply.ProtoReflect.Descriptor instead.
 func (*RelayReply) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{14}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RelayReply) GetId() uint64 {
@@ -1469,7 +1538,7 @@ type ReadEvents struct {
 
 func (x *ReadEvents) Reset() {
 	*x = ReadEvents{}
-	mi := &file_proto_cell_cell_proto_msgTypes[15]
+	mi := &file_proto_cell_cell_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1481,7 +1550,7 @@ func (x *ReadEvents) String() string {
 func (*ReadEvents) ProtoMessage() {}
 
 func (x *ReadEvents) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[15]
+	mi := &file_proto_cell_cell_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1494,7 +1563,7 @@ func (x *ReadEvents) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadEvents.ProtoReflect.Descriptor instead.
 func (*ReadEvents) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{15}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ReadEvents) GetRefs() []*EventRef {
@@ -1514,7 +1583,7 @@ type EventRef struct {
 
 func (x *EventRef) Reset() {
 	*x = EventRef{}
-	mi := &file_proto_cell_cell_proto_msgTypes[16]
+	mi := &file_proto_cell_cell_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1526,7 +1595,7 @@ func (x *EventRef) String() string {
 func (*EventRef) ProtoMessage() {}
 
 func (x *EventRef) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[16]
+	mi := &file_proto_cell_cell_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1539,7 +1608,7 @@ func (x *EventRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventRef.ProtoReflect.Descriptor instead.
 func (*EventRef) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{16}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *EventRef) GetThread() string {
@@ -1567,7 +1636,7 @@ type Events struct {
 
 func (x *Events) Reset() {
 	*x = Events{}
-	mi := &file_proto_cell_cell_proto_msgTypes[17]
+	mi := &file_proto_cell_cell_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1579,7 +1648,7 @@ func (x *Events) String() string {
 func (*Events) ProtoMessage() {}
 
 func (x *Events) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[17]
+	mi := &file_proto_cell_cell_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1592,7 +1661,7 @@ func (x *Events) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Events.ProtoReflect.Descriptor instead.
 func (*Events) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{17}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Events) GetEvents() []*StoredEvent {
@@ -1631,7 +1700,7 @@ type ReadThread struct {
 
 func (x *ReadThread) Reset() {
 	*x = ReadThread{}
-	mi := &file_proto_cell_cell_proto_msgTypes[18]
+	mi := &file_proto_cell_cell_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1643,7 +1712,7 @@ func (x *ReadThread) String() string {
 func (*ReadThread) ProtoMessage() {}
 
 func (x *ReadThread) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[18]
+	mi := &file_proto_cell_cell_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1656,7 +1725,7 @@ func (x *ReadThread) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadThread.ProtoReflect.Descriptor instead.
 func (*ReadThread) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{18}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ReadThread) GetThread() string {
@@ -1713,7 +1782,7 @@ type ReadCards struct {
 
 func (x *ReadCards) Reset() {
 	*x = ReadCards{}
-	mi := &file_proto_cell_cell_proto_msgTypes[19]
+	mi := &file_proto_cell_cell_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1725,7 +1794,7 @@ func (x *ReadCards) String() string {
 func (*ReadCards) ProtoMessage() {}
 
 func (x *ReadCards) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[19]
+	mi := &file_proto_cell_cell_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1738,7 +1807,7 @@ func (x *ReadCards) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadCards.ProtoReflect.Descriptor instead.
 func (*ReadCards) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{19}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ReadCards) GetViewer() uint64 {
@@ -1764,7 +1833,7 @@ type Cards struct {
 
 func (x *Cards) Reset() {
 	*x = Cards{}
-	mi := &file_proto_cell_cell_proto_msgTypes[20]
+	mi := &file_proto_cell_cell_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1776,7 +1845,7 @@ func (x *Cards) String() string {
 func (*Cards) ProtoMessage() {}
 
 func (x *Cards) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[20]
+	mi := &file_proto_cell_cell_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1789,7 +1858,7 @@ func (x *Cards) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cards.ProtoReflect.Descriptor instead.
 func (*Cards) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{20}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Cards) GetCards() []*client.Card {
@@ -1809,7 +1878,7 @@ type Signals struct {
 
 func (x *Signals) Reset() {
 	*x = Signals{}
-	mi := &file_proto_cell_cell_proto_msgTypes[21]
+	mi := &file_proto_cell_cell_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1821,7 +1890,7 @@ func (x *Signals) String() string {
 func (*Signals) ProtoMessage() {}
 
 func (x *Signals) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[21]
+	mi := &file_proto_cell_cell_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1834,7 +1903,7 @@ func (x *Signals) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Signals.ProtoReflect.Descriptor instead.
 func (*Signals) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{21}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Signals) GetSignals() []*Signal {
@@ -1860,7 +1929,7 @@ type Signal struct {
 
 func (x *Signal) Reset() {
 	*x = Signal{}
-	mi := &file_proto_cell_cell_proto_msgTypes[22]
+	mi := &file_proto_cell_cell_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1872,7 +1941,7 @@ func (x *Signal) String() string {
 func (*Signal) ProtoMessage() {}
 
 func (x *Signal) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[22]
+	mi := &file_proto_cell_cell_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1885,7 +1954,7 @@ func (x *Signal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Signal.ProtoReflect.Descriptor instead.
 func (*Signal) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{22}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Signal) GetFrom() uint64 {
@@ -1966,7 +2035,7 @@ type PresenceProbe struct {
 
 func (x *PresenceProbe) Reset() {
 	*x = PresenceProbe{}
-	mi := &file_proto_cell_cell_proto_msgTypes[23]
+	mi := &file_proto_cell_cell_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1978,7 +2047,7 @@ func (x *PresenceProbe) String() string {
 func (*PresenceProbe) ProtoMessage() {}
 
 func (x *PresenceProbe) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[23]
+	mi := &file_proto_cell_cell_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1991,7 +2060,7 @@ func (x *PresenceProbe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PresenceProbe.ProtoReflect.Descriptor instead.
 func (*PresenceProbe) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{23}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{24}
 }
 
 type ReadUser struct {
@@ -2003,7 +2072,7 @@ type ReadUser struct {
 
 func (x *ReadUser) Reset() {
 	*x = ReadUser{}
-	mi := &file_proto_cell_cell_proto_msgTypes[24]
+	mi := &file_proto_cell_cell_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2015,7 +2084,7 @@ func (x *ReadUser) String() string {
 func (*ReadUser) ProtoMessage() {}
 
 func (x *ReadUser) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[24]
+	mi := &file_proto_cell_cell_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2028,7 +2097,7 @@ func (x *ReadUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadUser.ProtoReflect.Descriptor instead.
 func (*ReadUser) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{24}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ReadUser) GetUser() uint64 {
@@ -2051,7 +2120,7 @@ type UserInfo struct {
 
 func (x *UserInfo) Reset() {
 	*x = UserInfo{}
-	mi := &file_proto_cell_cell_proto_msgTypes[25]
+	mi := &file_proto_cell_cell_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2063,7 +2132,7 @@ func (x *UserInfo) String() string {
 func (*UserInfo) ProtoMessage() {}
 
 func (x *UserInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[25]
+	mi := &file_proto_cell_cell_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2076,7 +2145,7 @@ func (x *UserInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserInfo.ProtoReflect.Descriptor instead.
 func (*UserInfo) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{25}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *UserInfo) GetUser() uint64 {
@@ -2124,7 +2193,7 @@ type DeviceInfo struct {
 
 func (x *DeviceInfo) Reset() {
 	*x = DeviceInfo{}
-	mi := &file_proto_cell_cell_proto_msgTypes[26]
+	mi := &file_proto_cell_cell_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2136,7 +2205,7 @@ func (x *DeviceInfo) String() string {
 func (*DeviceInfo) ProtoMessage() {}
 
 func (x *DeviceInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[26]
+	mi := &file_proto_cell_cell_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2149,7 +2218,7 @@ func (x *DeviceInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceInfo.ProtoReflect.Descriptor instead.
 func (*DeviceInfo) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{26}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *DeviceInfo) GetDevice() string {
@@ -2177,7 +2246,7 @@ type Grant struct {
 
 func (x *Grant) Reset() {
 	*x = Grant{}
-	mi := &file_proto_cell_cell_proto_msgTypes[27]
+	mi := &file_proto_cell_cell_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2189,7 +2258,7 @@ func (x *Grant) String() string {
 func (*Grant) ProtoMessage() {}
 
 func (x *Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[27]
+	mi := &file_proto_cell_cell_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2202,7 +2271,7 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{27}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Grant) GetTerm() uint64 {
@@ -2229,7 +2298,7 @@ type LeadBatch struct {
 
 func (x *LeadBatch) Reset() {
 	*x = LeadBatch{}
-	mi := &file_proto_cell_cell_proto_msgTypes[28]
+	mi := &file_proto_cell_cell_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2241,7 +2310,7 @@ func (x *LeadBatch) String() string {
 func (*LeadBatch) ProtoMessage() {}
 
 func (x *LeadBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[28]
+	mi := &file_proto_cell_cell_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2254,7 +2323,7 @@ func (x *LeadBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeadBatch.ProtoReflect.Descriptor instead.
 func (*LeadBatch) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{28}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *LeadBatch) GetFrom() string {
@@ -2288,7 +2357,7 @@ type LeadRequest struct {
 
 func (x *LeadRequest) Reset() {
 	*x = LeadRequest{}
-	mi := &file_proto_cell_cell_proto_msgTypes[29]
+	mi := &file_proto_cell_cell_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2300,7 +2369,7 @@ func (x *LeadRequest) String() string {
 func (*LeadRequest) ProtoMessage() {}
 
 func (x *LeadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[29]
+	mi := &file_proto_cell_cell_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2313,7 +2382,7 @@ func (x *LeadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeadRequest.ProtoReflect.Descriptor instead.
 func (*LeadRequest) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{29}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *LeadRequest) GetId() uint64 {
@@ -2407,7 +2476,7 @@ type LeadRead struct {
 
 func (x *LeadRead) Reset() {
 	*x = LeadRead{}
-	mi := &file_proto_cell_cell_proto_msgTypes[30]
+	mi := &file_proto_cell_cell_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2419,7 +2488,7 @@ func (x *LeadRead) String() string {
 func (*LeadRead) ProtoMessage() {}
 
 func (x *LeadRead) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[30]
+	mi := &file_proto_cell_cell_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2432,7 +2501,7 @@ func (x *LeadRead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeadRead.ProtoReflect.Descriptor instead.
 func (*LeadRead) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{30}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *LeadRead) GetBody() isLeadRead_Body {
@@ -2611,7 +2680,7 @@ type ReadContacts struct {
 
 func (x *ReadContacts) Reset() {
 	*x = ReadContacts{}
-	mi := &file_proto_cell_cell_proto_msgTypes[31]
+	mi := &file_proto_cell_cell_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2623,7 +2692,7 @@ func (x *ReadContacts) String() string {
 func (*ReadContacts) ProtoMessage() {}
 
 func (x *ReadContacts) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[31]
+	mi := &file_proto_cell_cell_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2636,7 +2705,7 @@ func (x *ReadContacts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadContacts.ProtoReflect.Descriptor instead.
 func (*ReadContacts) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{31}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ReadContacts) GetUser() uint64 {
@@ -2685,7 +2754,7 @@ type ReadThreadRow struct {
 
 func (x *ReadThreadRow) Reset() {
 	*x = ReadThreadRow{}
-	mi := &file_proto_cell_cell_proto_msgTypes[32]
+	mi := &file_proto_cell_cell_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2697,7 +2766,7 @@ func (x *ReadThreadRow) String() string {
 func (*ReadThreadRow) ProtoMessage() {}
 
 func (x *ReadThreadRow) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[32]
+	mi := &file_proto_cell_cell_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2710,7 +2779,7 @@ func (x *ReadThreadRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadThreadRow.ProtoReflect.Descriptor instead.
 func (*ReadThreadRow) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{32}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ReadThreadRow) GetUser() uint64 {
@@ -2736,7 +2805,7 @@ type LeadReplyBatch struct {
 
 func (x *LeadReplyBatch) Reset() {
 	*x = LeadReplyBatch{}
-	mi := &file_proto_cell_cell_proto_msgTypes[33]
+	mi := &file_proto_cell_cell_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2748,7 +2817,7 @@ func (x *LeadReplyBatch) String() string {
 func (*LeadReplyBatch) ProtoMessage() {}
 
 func (x *LeadReplyBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[33]
+	mi := &file_proto_cell_cell_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2761,7 +2830,7 @@ func (x *LeadReplyBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeadReplyBatch.ProtoReflect.Descriptor instead.
 func (*LeadReplyBatch) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{33}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *LeadReplyBatch) GetReplies() []*LeadReply {
@@ -2789,7 +2858,7 @@ type LeadReply struct {
 
 func (x *LeadReply) Reset() {
 	*x = LeadReply{}
-	mi := &file_proto_cell_cell_proto_msgTypes[34]
+	mi := &file_proto_cell_cell_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2801,7 +2870,7 @@ func (x *LeadReply) String() string {
 func (*LeadReply) ProtoMessage() {}
 
 func (x *LeadReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[34]
+	mi := &file_proto_cell_cell_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2814,7 +2883,7 @@ func (x *LeadReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeadReply.ProtoReflect.Descriptor instead.
 func (*LeadReply) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{34}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *LeadReply) GetId() uint64 {
@@ -2929,7 +2998,7 @@ type Granted struct {
 
 func (x *Granted) Reset() {
 	*x = Granted{}
-	mi := &file_proto_cell_cell_proto_msgTypes[35]
+	mi := &file_proto_cell_cell_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2941,7 +3010,7 @@ func (x *Granted) String() string {
 func (*Granted) ProtoMessage() {}
 
 func (x *Granted) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[35]
+	mi := &file_proto_cell_cell_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2954,7 +3023,7 @@ func (x *Granted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Granted.ProtoReflect.Descriptor instead.
 func (*Granted) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{35}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Granted) GetRange() uint64 {
@@ -2995,7 +3064,7 @@ type Revoked struct {
 
 func (x *Revoked) Reset() {
 	*x = Revoked{}
-	mi := &file_proto_cell_cell_proto_msgTypes[36]
+	mi := &file_proto_cell_cell_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3007,7 +3076,7 @@ func (x *Revoked) String() string {
 func (*Revoked) ProtoMessage() {}
 
 func (x *Revoked) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[36]
+	mi := &file_proto_cell_cell_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3020,7 +3089,7 @@ func (x *Revoked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revoked.ProtoReflect.Descriptor instead.
 func (*Revoked) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{36}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Revoked) GetRange() uint64 {
@@ -3049,7 +3118,7 @@ type Applied struct {
 
 func (x *Applied) Reset() {
 	*x = Applied{}
-	mi := &file_proto_cell_cell_proto_msgTypes[37]
+	mi := &file_proto_cell_cell_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3061,7 +3130,7 @@ func (x *Applied) String() string {
 func (*Applied) ProtoMessage() {}
 
 func (x *Applied) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[37]
+	mi := &file_proto_cell_cell_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3074,7 +3143,7 @@ func (x *Applied) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Applied.ProtoReflect.Descriptor instead.
 func (*Applied) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{37}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Applied) GetResults() []*Result {
@@ -3112,7 +3181,7 @@ type LoggedUpdate struct {
 
 func (x *LoggedUpdate) Reset() {
 	*x = LoggedUpdate{}
-	mi := &file_proto_cell_cell_proto_msgTypes[38]
+	mi := &file_proto_cell_cell_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3124,7 +3193,7 @@ func (x *LoggedUpdate) String() string {
 func (*LoggedUpdate) ProtoMessage() {}
 
 func (x *LoggedUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[38]
+	mi := &file_proto_cell_cell_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3137,7 +3206,7 @@ func (x *LoggedUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoggedUpdate.ProtoReflect.Descriptor instead.
 func (*LoggedUpdate) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{38}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *LoggedUpdate) GetUser() uint64 {
@@ -3181,7 +3250,7 @@ type ReadUpdates struct {
 
 func (x *ReadUpdates) Reset() {
 	*x = ReadUpdates{}
-	mi := &file_proto_cell_cell_proto_msgTypes[39]
+	mi := &file_proto_cell_cell_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3193,7 +3262,7 @@ func (x *ReadUpdates) String() string {
 func (*ReadUpdates) ProtoMessage() {}
 
 func (x *ReadUpdates) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[39]
+	mi := &file_proto_cell_cell_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3206,7 +3275,7 @@ func (x *ReadUpdates) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadUpdates.ProtoReflect.Descriptor instead.
 func (*ReadUpdates) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{39}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ReadUpdates) GetUser() uint64 {
@@ -3255,7 +3324,7 @@ type ReadThreads struct {
 
 func (x *ReadThreads) Reset() {
 	*x = ReadThreads{}
-	mi := &file_proto_cell_cell_proto_msgTypes[40]
+	mi := &file_proto_cell_cell_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3267,7 +3336,7 @@ func (x *ReadThreads) String() string {
 func (*ReadThreads) ProtoMessage() {}
 
 func (x *ReadThreads) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[40]
+	mi := &file_proto_cell_cell_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3280,7 +3349,7 @@ func (x *ReadThreads) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadThreads.ProtoReflect.Descriptor instead.
 func (*ReadThreads) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{40}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ReadThreads) GetUser() uint64 {
@@ -3315,7 +3384,7 @@ type ReadChannel struct {
 
 func (x *ReadChannel) Reset() {
 	*x = ReadChannel{}
-	mi := &file_proto_cell_cell_proto_msgTypes[41]
+	mi := &file_proto_cell_cell_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3327,7 +3396,7 @@ func (x *ReadChannel) String() string {
 func (*ReadChannel) ProtoMessage() {}
 
 func (x *ReadChannel) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[41]
+	mi := &file_proto_cell_cell_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3340,7 +3409,7 @@ func (x *ReadChannel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadChannel.ProtoReflect.Descriptor instead.
 func (*ReadChannel) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{41}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ReadChannel) GetDest() uint64 {
@@ -3372,7 +3441,7 @@ type ReadChannelHeads struct {
 
 func (x *ReadChannelHeads) Reset() {
 	*x = ReadChannelHeads{}
-	mi := &file_proto_cell_cell_proto_msgTypes[42]
+	mi := &file_proto_cell_cell_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3384,7 +3453,7 @@ func (x *ReadChannelHeads) String() string {
 func (*ReadChannelHeads) ProtoMessage() {}
 
 func (x *ReadChannelHeads) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[42]
+	mi := &file_proto_cell_cell_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3397,7 +3466,7 @@ func (x *ReadChannelHeads) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadChannelHeads.ProtoReflect.Descriptor instead.
 func (*ReadChannelHeads) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{42}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{43}
 }
 
 type ReadResult struct {
@@ -3422,7 +3491,7 @@ type ReadResult struct {
 
 func (x *ReadResult) Reset() {
 	*x = ReadResult{}
-	mi := &file_proto_cell_cell_proto_msgTypes[43]
+	mi := &file_proto_cell_cell_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3434,7 +3503,7 @@ func (x *ReadResult) String() string {
 func (*ReadResult) ProtoMessage() {}
 
 func (x *ReadResult) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[43]
+	mi := &file_proto_cell_cell_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3447,7 +3516,7 @@ func (x *ReadResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadResult.ProtoReflect.Descriptor instead.
 func (*ReadResult) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{43}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ReadResult) GetUpdates() []*LoggedUpdate {
@@ -3559,7 +3628,7 @@ type JoinedThreadRow struct {
 
 func (x *JoinedThreadRow) Reset() {
 	*x = JoinedThreadRow{}
-	mi := &file_proto_cell_cell_proto_msgTypes[44]
+	mi := &file_proto_cell_cell_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3571,7 +3640,7 @@ func (x *JoinedThreadRow) String() string {
 func (*JoinedThreadRow) ProtoMessage() {}
 
 func (x *JoinedThreadRow) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[44]
+	mi := &file_proto_cell_cell_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3584,7 +3653,7 @@ func (x *JoinedThreadRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinedThreadRow.ProtoReflect.Descriptor instead.
 func (*JoinedThreadRow) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{44}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *JoinedThreadRow) GetThread() string {
@@ -3619,7 +3688,7 @@ type ChannelHead struct {
 
 func (x *ChannelHead) Reset() {
 	*x = ChannelHead{}
-	mi := &file_proto_cell_cell_proto_msgTypes[45]
+	mi := &file_proto_cell_cell_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3631,7 +3700,7 @@ func (x *ChannelHead) String() string {
 func (*ChannelHead) ProtoMessage() {}
 
 func (x *ChannelHead) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[45]
+	mi := &file_proto_cell_cell_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3644,7 +3713,7 @@ func (x *ChannelHead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChannelHead.ProtoReflect.Descriptor instead.
 func (*ChannelHead) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{45}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ChannelHead) GetDest() uint64 {
@@ -3682,7 +3751,7 @@ type RaftBatch struct {
 
 func (x *RaftBatch) Reset() {
 	*x = RaftBatch{}
-	mi := &file_proto_cell_cell_proto_msgTypes[46]
+	mi := &file_proto_cell_cell_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3694,7 +3763,7 @@ func (x *RaftBatch) String() string {
 func (*RaftBatch) ProtoMessage() {}
 
 func (x *RaftBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[46]
+	mi := &file_proto_cell_cell_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3707,7 +3776,7 @@ func (x *RaftBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftBatch.ProtoReflect.Descriptor instead.
 func (*RaftBatch) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{46}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *RaftBatch) GetFrom() string {
@@ -3751,7 +3820,7 @@ type RaftMessage struct {
 
 func (x *RaftMessage) Reset() {
 	*x = RaftMessage{}
-	mi := &file_proto_cell_cell_proto_msgTypes[47]
+	mi := &file_proto_cell_cell_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3763,7 +3832,7 @@ func (x *RaftMessage) String() string {
 func (*RaftMessage) ProtoMessage() {}
 
 func (x *RaftMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[47]
+	mi := &file_proto_cell_cell_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3776,7 +3845,7 @@ func (x *RaftMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftMessage.ProtoReflect.Descriptor instead.
 func (*RaftMessage) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{47}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *RaftMessage) GetRange() uint64 {
@@ -3826,7 +3895,7 @@ type QuietGroup struct {
 
 func (x *QuietGroup) Reset() {
 	*x = QuietGroup{}
-	mi := &file_proto_cell_cell_proto_msgTypes[48]
+	mi := &file_proto_cell_cell_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3838,7 +3907,7 @@ func (x *QuietGroup) String() string {
 func (*QuietGroup) ProtoMessage() {}
 
 func (x *QuietGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[48]
+	mi := &file_proto_cell_cell_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3851,7 +3920,7 @@ func (x *QuietGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuietGroup.ProtoReflect.Descriptor instead.
 func (*QuietGroup) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{48}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *QuietGroup) GetRange() uint64 {
@@ -3890,7 +3959,7 @@ type RaftAck struct {
 
 func (x *RaftAck) Reset() {
 	*x = RaftAck{}
-	mi := &file_proto_cell_cell_proto_msgTypes[49]
+	mi := &file_proto_cell_cell_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3902,7 +3971,7 @@ func (x *RaftAck) String() string {
 func (*RaftAck) ProtoMessage() {}
 
 func (x *RaftAck) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[49]
+	mi := &file_proto_cell_cell_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3915,7 +3984,7 @@ func (x *RaftAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftAck.ProtoReflect.Descriptor instead.
 func (*RaftAck) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{49}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{50}
 }
 
 type SnapshotChunk struct {
@@ -3930,7 +3999,7 @@ type SnapshotChunk struct {
 
 func (x *SnapshotChunk) Reset() {
 	*x = SnapshotChunk{}
-	mi := &file_proto_cell_cell_proto_msgTypes[50]
+	mi := &file_proto_cell_cell_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3942,7 +4011,7 @@ func (x *SnapshotChunk) String() string {
 func (*SnapshotChunk) ProtoMessage() {}
 
 func (x *SnapshotChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[50]
+	mi := &file_proto_cell_cell_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3955,7 +4024,7 @@ func (x *SnapshotChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotChunk.ProtoReflect.Descriptor instead.
 func (*SnapshotChunk) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{50}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *SnapshotChunk) GetHeader() *SnapshotHeader {
@@ -4000,7 +4069,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_proto_cell_cell_proto_msgTypes[51]
+	mi := &file_proto_cell_cell_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4012,7 +4081,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[51]
+	mi := &file_proto_cell_cell_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4025,7 +4094,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{51}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *SnapshotHeader) GetFrom() string {
@@ -4080,7 +4149,7 @@ type KeyValue struct {
 
 func (x *KeyValue) Reset() {
 	*x = KeyValue{}
-	mi := &file_proto_cell_cell_proto_msgTypes[52]
+	mi := &file_proto_cell_cell_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4092,7 +4161,7 @@ func (x *KeyValue) String() string {
 func (*KeyValue) ProtoMessage() {}
 
 func (x *KeyValue) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[52]
+	mi := &file_proto_cell_cell_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4105,7 +4174,7 @@ func (x *KeyValue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyValue.ProtoReflect.Descriptor instead.
 func (*KeyValue) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{52}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *KeyValue) GetKey() []byte {
@@ -4132,7 +4201,7 @@ type SnapshotAck struct {
 
 func (x *SnapshotAck) Reset() {
 	*x = SnapshotAck{}
-	mi := &file_proto_cell_cell_proto_msgTypes[53]
+	mi := &file_proto_cell_cell_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4144,7 +4213,7 @@ func (x *SnapshotAck) String() string {
 func (*SnapshotAck) ProtoMessage() {}
 
 func (x *SnapshotAck) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[53]
+	mi := &file_proto_cell_cell_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4157,7 +4226,7 @@ func (x *SnapshotAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotAck.ProtoReflect.Descriptor instead.
 func (*SnapshotAck) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{53}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *SnapshotAck) GetDone() bool {
@@ -4185,7 +4254,7 @@ type CreateReplicaRequest struct {
 
 func (x *CreateReplicaRequest) Reset() {
 	*x = CreateReplicaRequest{}
-	mi := &file_proto_cell_cell_proto_msgTypes[54]
+	mi := &file_proto_cell_cell_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4197,7 +4266,7 @@ func (x *CreateReplicaRequest) String() string {
 func (*CreateReplicaRequest) ProtoMessage() {}
 
 func (x *CreateReplicaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[54]
+	mi := &file_proto_cell_cell_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4210,7 +4279,7 @@ func (x *CreateReplicaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateReplicaRequest.ProtoReflect.Descriptor instead.
 func (*CreateReplicaRequest) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{54}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *CreateReplicaRequest) GetDescriptor_() *Descriptor {
@@ -4242,7 +4311,7 @@ type CreateReplicaReply struct {
 
 func (x *CreateReplicaReply) Reset() {
 	*x = CreateReplicaReply{}
-	mi := &file_proto_cell_cell_proto_msgTypes[55]
+	mi := &file_proto_cell_cell_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4254,7 +4323,7 @@ func (x *CreateReplicaReply) String() string {
 func (*CreateReplicaReply) ProtoMessage() {}
 
 func (x *CreateReplicaReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[55]
+	mi := &file_proto_cell_cell_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4267,7 +4336,7 @@ func (x *CreateReplicaReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateReplicaReply.ProtoReflect.Descriptor instead.
 func (*CreateReplicaReply) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{55}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{56}
 }
 
 type WhoHostsRequest struct {
@@ -4279,7 +4348,7 @@ type WhoHostsRequest struct {
 
 func (x *WhoHostsRequest) Reset() {
 	*x = WhoHostsRequest{}
-	mi := &file_proto_cell_cell_proto_msgTypes[56]
+	mi := &file_proto_cell_cell_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4291,7 +4360,7 @@ func (x *WhoHostsRequest) String() string {
 func (*WhoHostsRequest) ProtoMessage() {}
 
 func (x *WhoHostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[56]
+	mi := &file_proto_cell_cell_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4304,7 +4373,7 @@ func (x *WhoHostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoHostsRequest.ProtoReflect.Descriptor instead.
 func (*WhoHostsRequest) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{56}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *WhoHostsRequest) GetRanges() []uint64 {
@@ -4323,7 +4392,7 @@ type WhoHostsReply struct {
 
 func (x *WhoHostsReply) Reset() {
 	*x = WhoHostsReply{}
-	mi := &file_proto_cell_cell_proto_msgTypes[57]
+	mi := &file_proto_cell_cell_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4335,7 +4404,7 @@ func (x *WhoHostsReply) String() string {
 func (*WhoHostsReply) ProtoMessage() {}
 
 func (x *WhoHostsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[57]
+	mi := &file_proto_cell_cell_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4348,7 +4417,7 @@ func (x *WhoHostsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoHostsReply.ProtoReflect.Descriptor instead.
 func (*WhoHostsReply) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{57}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *WhoHostsReply) GetRoutes() []*Route {
@@ -4366,7 +4435,7 @@ type RangesRequest struct {
 
 func (x *RangesRequest) Reset() {
 	*x = RangesRequest{}
-	mi := &file_proto_cell_cell_proto_msgTypes[58]
+	mi := &file_proto_cell_cell_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4378,7 +4447,7 @@ func (x *RangesRequest) String() string {
 func (*RangesRequest) ProtoMessage() {}
 
 func (x *RangesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[58]
+	mi := &file_proto_cell_cell_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4391,7 +4460,7 @@ func (x *RangesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangesRequest.ProtoReflect.Descriptor instead.
 func (*RangesRequest) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{58}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{59}
 }
 
 type RangesReply struct {
@@ -4403,7 +4472,7 @@ type RangesReply struct {
 
 func (x *RangesReply) Reset() {
 	*x = RangesReply{}
-	mi := &file_proto_cell_cell_proto_msgTypes[59]
+	mi := &file_proto_cell_cell_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4415,7 +4484,7 @@ func (x *RangesReply) String() string {
 func (*RangesReply) ProtoMessage() {}
 
 func (x *RangesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[59]
+	mi := &file_proto_cell_cell_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4428,7 +4497,7 @@ func (x *RangesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangesReply.ProtoReflect.Descriptor instead.
 func (*RangesReply) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{59}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *RangesReply) GetReplicas() []*ReplicaStatus {
@@ -4459,7 +4528,7 @@ type ReplicaStatus struct {
 
 func (x *ReplicaStatus) Reset() {
 	*x = ReplicaStatus{}
-	mi := &file_proto_cell_cell_proto_msgTypes[60]
+	mi := &file_proto_cell_cell_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4471,7 +4540,7 @@ func (x *ReplicaStatus) String() string {
 func (*ReplicaStatus) ProtoMessage() {}
 
 func (x *ReplicaStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[60]
+	mi := &file_proto_cell_cell_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4484,7 +4553,7 @@ func (x *ReplicaStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaStatus.ProtoReflect.Descriptor instead.
 func (*ReplicaStatus) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{60}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ReplicaStatus) GetDescriptor_() *Descriptor {
@@ -4587,7 +4656,7 @@ type SessionsRequest struct {
 
 func (x *SessionsRequest) Reset() {
 	*x = SessionsRequest{}
-	mi := &file_proto_cell_cell_proto_msgTypes[61]
+	mi := &file_proto_cell_cell_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4599,7 +4668,7 @@ func (x *SessionsRequest) String() string {
 func (*SessionsRequest) ProtoMessage() {}
 
 func (x *SessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[61]
+	mi := &file_proto_cell_cell_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4612,7 +4681,7 @@ func (x *SessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionsRequest.ProtoReflect.Descriptor instead.
 func (*SessionsRequest) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{61}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *SessionsRequest) GetUser() uint64 {
@@ -4632,7 +4701,7 @@ type SessionsReply struct {
 
 func (x *SessionsReply) Reset() {
 	*x = SessionsReply{}
-	mi := &file_proto_cell_cell_proto_msgTypes[62]
+	mi := &file_proto_cell_cell_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4644,7 +4713,7 @@ func (x *SessionsReply) String() string {
 func (*SessionsReply) ProtoMessage() {}
 
 func (x *SessionsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[62]
+	mi := &file_proto_cell_cell_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4657,7 +4726,7 @@ func (x *SessionsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionsReply.ProtoReflect.Descriptor instead.
 func (*SessionsReply) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{62}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *SessionsReply) GetSessions() uint64 {
@@ -4688,7 +4757,7 @@ type SessionInfo struct {
 
 func (x *SessionInfo) Reset() {
 	*x = SessionInfo{}
-	mi := &file_proto_cell_cell_proto_msgTypes[63]
+	mi := &file_proto_cell_cell_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4700,7 +4769,7 @@ func (x *SessionInfo) String() string {
 func (*SessionInfo) ProtoMessage() {}
 
 func (x *SessionInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[63]
+	mi := &file_proto_cell_cell_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4713,7 +4782,7 @@ func (x *SessionInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionInfo.ProtoReflect.Descriptor instead.
 func (*SessionInfo) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{63}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *SessionInfo) GetUser() uint64 {
@@ -4833,7 +4902,7 @@ const file_proto_cell_cell_proto_rawDesc = "" +
 	"\n" +
 	"RelayBatch\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\tR\x04from\x128\n" +
-	"\brequests\x18\x02 \x03(\v2\x1c.waggle.cell.v1.RelayRequestR\brequests\"\x96\a\n" +
+	"\brequests\x18\x02 \x03(\v2\x1c.waggle.cell.v1.RelayRequestR\brequests\"\xde\a\n" +
 	"\fRelayRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x14\n" +
 	"\x05range\x18\x02 \x01(\x04R\x05range\x12\x14\n" +
@@ -4855,8 +4924,12 @@ const file_proto_cell_cell_proto_rawDesc = "" +
 	"\x0echange_contact\x18\x0e \x01(\v2\x1d.waggle.cell.v1.ChangeContactH\x00R\rchangeContact\x12:\n" +
 	"\n" +
 	"read_cards\x18\x0f \x01(\v2\x19.waggle.cell.v1.ReadCardsH\x00R\treadCards\x123\n" +
-	"\asignals\x18\x10 \x01(\v2\x17.waggle.cell.v1.SignalsH\x00R\asignalsB\x06\n" +
-	"\x04body\"G\n" +
+	"\asignals\x18\x10 \x01(\v2\x17.waggle.cell.v1.SignalsH\x00R\asignals\x12F\n" +
+	"\x0eclose_sessions\x18\x14 \x01(\v2\x1d.waggle.cell.v1.CloseSessionsH\x00R\rcloseSessionsB\x06\n" +
+	"\x04body\"=\n" +
+	"\rCloseSessions\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"G\n" +
 	"\x0fRelayReplyBatch\x124\n" +
 	"\areplies\x18\x01 \x03(\v2\x1a.waggle.cell.v1.RelayReplyR\areplies\"\x9c\x02\n" +
 	"\n" +
@@ -5127,7 +5200,7 @@ func file_proto_cell_cell_proto_rawDescGZIP() []byte {
 	return file_proto_cell_cell_proto_rawDescData
 }
 
-var file_proto_cell_cell_proto_msgTypes = make([]protoimpl.MessageInfo, 64)
+var file_proto_cell_cell_proto_msgTypes = make([]protoimpl.MessageInfo, 65)
 var file_proto_cell_cell_proto_goTypes = []any{
 	(*EdgeBatch)(nil),             // 0: waggle.cell.v1.EdgeBatch
 	(*EdgeFrame)(nil),             // 1: waggle.cell.v1.EdgeFrame
@@ -5142,79 +5215,80 @@ var file_proto_cell_cell_proto_goTypes = []any{
 	(*Route)(nil),                 // 10: waggle.cell.v1.Route
 	(*RelayBatch)(nil),            // 11: waggle.cell.v1.RelayBatch
 	(*RelayRequest)(nil),          // 12: waggle.cell.v1.RelayRequest
-	(*RelayReplyBatch)(nil),       // 13: waggle.cell.v1.RelayReplyBatch
-	(*RelayReply)(nil),            // 14: waggle.cell.v1.RelayReply
-	(*ReadEvents)(nil),            // 15: waggle.cell.v1.ReadEvents
-	(*EventRef)(nil),              // 16: waggle.cell.v1.EventRef
-	(*Events)(nil),                // 17: waggle.cell.v1.Events
-	(*ReadThread)(nil),            // 18: waggle.cell.v1.ReadThread
-	(*ReadCards)(nil),             // 19: waggle.cell.v1.ReadCards
-	(*Cards)(nil),                 // 20: waggle.cell.v1.Cards
-	(*Signals)(nil),               // 21: waggle.cell.v1.Signals
-	(*Signal)(nil),                // 22: waggle.cell.v1.Signal
-	(*PresenceProbe)(nil),         // 23: waggle.cell.v1.PresenceProbe
-	(*ReadUser)(nil),              // 24: waggle.cell.v1.ReadUser
-	(*UserInfo)(nil),              // 25: waggle.cell.v1.UserInfo
-	(*DeviceInfo)(nil),            // 26: waggle.cell.v1.DeviceInfo
-	(*Grant)(nil),                 // 27: waggle.cell.v1.Grant
-	(*LeadBatch)(nil),             // 28: waggle.cell.v1.LeadBatch
-	(*LeadRequest)(nil),           // 29: waggle.cell.v1.LeadRequest
-	(*LeadRead)(nil),              // 30: waggle.cell.v1.LeadRead
-	(*ReadContacts)(nil),          // 31: waggle.cell.v1.ReadContacts
-	(*ReadThreadRow)(nil),         // 32: waggle.cell.v1.ReadThreadRow
-	(*LeadReplyBatch)(nil),        // 33: waggle.cell.v1.LeadReplyBatch
-	(*LeadReply)(nil),             // 34: waggle.cell.v1.LeadReply
-	(*Granted)(nil),               // 35: waggle.cell.v1.Granted
-	(*Revoked)(nil),               // 36: waggle.cell.v1.Revoked
-	(*Applied)(nil),               // 37: waggle.cell.v1.Applied
-	(*LoggedUpdate)(nil),          // 38: waggle.cell.v1.LoggedUpdate
-	(*ReadUpdates)(nil),           // 39: waggle.cell.v1.ReadUpdates
-	(*ReadThreads)(nil),           // 40: waggle.cell.v1.ReadThreads
-	(*ReadChannel)(nil),           // 41: waggle.cell.v1.ReadChannel
-	(*ReadChannelHeads)(nil),      // 42: waggle.cell.v1.ReadChannelHeads
-	(*ReadResult)(nil),            // 43: waggle.cell.v1.ReadResult
-	(*JoinedThreadRow)(nil),       // 44: waggle.cell.v1.JoinedThreadRow
-	(*ChannelHead)(nil),           // 45: waggle.cell.v1.ChannelHead
-	(*RaftBatch)(nil),             // 46: waggle.cell.v1.RaftBatch
-	(*RaftMessage)(nil),           // 47: waggle.cell.v1.RaftMessage
-	(*QuietGroup)(nil),            // 48: waggle.cell.v1.QuietGroup
-	(*RaftAck)(nil),               // 49: waggle.cell.v1.RaftAck
-	(*SnapshotChunk)(nil),         // 50: waggle.cell.v1.SnapshotChunk
-	(*SnapshotHeader)(nil),        // 51: waggle.cell.v1.SnapshotHeader
-	(*KeyValue)(nil),              // 52: waggle.cell.v1.KeyValue
-	(*SnapshotAck)(nil),           // 53: waggle.cell.v1.SnapshotAck
-	(*CreateReplicaRequest)(nil),  // 54: waggle.cell.v1.CreateReplicaRequest
-	(*CreateReplicaReply)(nil),    // 55: waggle.cell.v1.CreateReplicaReply
-	(*WhoHostsRequest)(nil),       // 56: waggle.cell.v1.WhoHostsRequest
-	(*WhoHostsReply)(nil),         // 57: waggle.cell.v1.WhoHostsReply
-	(*RangesRequest)(nil),         // 58: waggle.cell.v1.RangesRequest
-	(*RangesReply)(nil),           // 59: waggle.cell.v1.RangesReply
-	(*ReplicaStatus)(nil),         // 60: waggle.cell.v1.ReplicaStatus
-	(*SessionsRequest)(nil),       // 61: waggle.cell.v1.SessionsRequest
-	(*SessionsReply)(nil),         // 62: waggle.cell.v1.SessionsReply
-	(*SessionInfo)(nil),           // 63: waggle.cell.v1.SessionInfo
-	(*AppendMessage)(nil),         // 64: waggle.cell.v1.AppendMessage
-	(*ChannelRows)(nil),           // 65: waggle.cell.v1.ChannelRows
-	(*CreateUser)(nil),            // 66: waggle.cell.v1.CreateUser
-	(*LoginDevice)(nil),           // 67: waggle.cell.v1.LoginDevice
-	(*LogoutDevice)(nil),          // 68: waggle.cell.v1.LogoutDevice
-	(*RaiseAuthority)(nil),        // 69: waggle.cell.v1.RaiseAuthority
-	(*RefreshDevice)(nil),         // 70: waggle.cell.v1.RefreshDevice
-	(*ChangeContact)(nil),         // 71: waggle.cell.v1.ChangeContact
-	(*Result)(nil),                // 72: waggle.cell.v1.Result
-	(*StoredEvent)(nil),           // 73: waggle.cell.v1.StoredEvent
-	(*client.Card)(nil),           // 74: waggle.client.v1.Card
-	(*client.FriendPresence)(nil), // 75: waggle.client.v1.FriendPresence
-	(*client.TypingNow)(nil),      // 76: waggle.client.v1.TypingNow
-	(*Profile)(nil),               // 77: waggle.cell.v1.Profile
-	(*Device)(nil),                // 78: waggle.cell.v1.Device
-	(*Proposal)(nil),              // 79: waggle.cell.v1.Proposal
-	(client.Relation)(0),          // 80: waggle.client.v1.Relation
-	(*Descriptor)(nil),            // 81: waggle.cell.v1.Descriptor
-	(*ChannelRow)(nil),            // 82: waggle.cell.v1.ChannelRow
-	(*StoredUpdate)(nil),          // 83: waggle.cell.v1.StoredUpdate
-	(*client.Contact)(nil),        // 84: waggle.client.v1.Contact
-	(*JoinedThread)(nil),          // 85: waggle.cell.v1.JoinedThread
+	(*CloseSessions)(nil),         // 13: waggle.cell.v1.CloseSessions
+	(*RelayReplyBatch)(nil),       // 14: waggle.cell.v1.RelayReplyBatch
+	(*RelayReply)(nil),            // 15: waggle.cell.v1.RelayReply
+	(*ReadEvents)(nil),            // 16: waggle.cell.v1.ReadEvents
+	(*EventRef)(nil),              // 17: waggle.cell.v1.EventRef
+	(*Events)(nil),                // 18: waggle.cell.v1.Events
+	(*ReadThread)(nil),            // 19: waggle.cell.v1.ReadThread
+	(*ReadCards)(nil),             // 20: waggle.cell.v1.ReadCards
+	(*Cards)(nil),                 // 21: waggle.cell.v1.Cards
+	(*Signals)(nil),               // 22: waggle.cell.v1.Signals
+	(*Signal)(nil),                // 23: waggle.cell.v1.Signal
+	(*PresenceProbe)(nil),         // 24: waggle.cell.v1.PresenceProbe
+	(*ReadUser)(nil),              // 25: waggle.cell.v1.ReadUser
+	(*UserInfo)(nil),              // 26: waggle.cell.v1.UserInfo
+	(*DeviceInfo)(nil),            // 27: waggle.cell.v1.DeviceInfo
+	(*Grant)(nil),                 // 28: waggle.cell.v1.Grant
+	(*LeadBatch)(nil),             // 29: waggle.cell.v1.LeadBatch
+	(*LeadRequest)(nil),           // 30: waggle.cell.v1.LeadRequest
+	(*LeadRead)(nil),              // 31: waggle.cell.v1.LeadRead
+	(*ReadContacts)(nil),          // 32: waggle.cell.v1.ReadContacts
+	(*ReadThreadRow)(nil),         // 33: waggle.cell.v1.ReadThreadRow
+	(*LeadReplyBatch)(nil),        // 34: waggle.cell.v1.LeadReplyBatch
+	(*LeadReply)(nil),             // 35: waggle.cell.v1.LeadReply
+	(*Granted)(nil),               // 36: waggle.cell.v1.Granted
+	(*Revoked)(nil),               // 37: waggle.cell.v1.Revoked
+	(*Applied)(nil),               // 38: waggle.cell.v1.Applied
+	(*LoggedUpdate)(nil),          // 39: waggle.cell.v1.LoggedUpdate
+	(*ReadUpdates)(nil),           // 40: waggle.cell.v1.ReadUpdates
+	(*ReadThreads)(nil),           // 41: waggle.cell.v1.ReadThreads
+	(*ReadChannel)(nil),           // 42: waggle.cell.v1.ReadChannel
+	(*ReadChannelHeads)(nil),      // 43: waggle.cell.v1.ReadChannelHeads
+	(*ReadResult)(nil),            // 44: waggle.cell.v1.ReadResult
+	(*JoinedThreadRow)(nil),       // 45: waggle.cell.v1.JoinedThreadRow
+	(*ChannelHead)(nil),           // 46: waggle.cell.v1.ChannelHead
+	(*RaftBatch)(nil),             // 47: waggle.cell.v1.RaftBatch
+	(*RaftMessage)(nil),           // 48: waggle.cell.v1.RaftMessage
+	(*QuietGroup)(nil),            // 49: waggle.cell.v1.QuietGroup
+	(*RaftAck)(nil),               // 50: waggle.cell.v1.RaftAck
+	(*SnapshotChunk)(nil),         // 51: waggle.cell.v1.SnapshotChunk
+	(*SnapshotHeader)(nil),        // 52: waggle.cell.v1.SnapshotHeader
+	(*KeyValue)(nil),              // 53: waggle.cell.v1.KeyValue
+	(*SnapshotAck)(nil),           // 54: waggle.cell.v1.SnapshotAck
+	(*CreateReplicaRequest)(nil),  // 55: waggle.cell.v1.CreateReplicaRequest
+	(*CreateReplicaReply)(nil),    // 56: waggle.cell.v1.CreateReplicaReply
+	(*WhoHostsRequest)(nil),       // 57: waggle.cell.v1.WhoHostsRequest
+	(*WhoHostsReply)(nil),         // 58: waggle.cell.v1.WhoHostsReply
+	(*RangesRequest)(nil),         // 59: waggle.cell.v1.RangesRequest
+	(*RangesReply)(nil),           // 60: waggle.cell.v1.RangesReply
+	(*ReplicaStatus)(nil),         // 61: waggle.cell.v1.ReplicaStatus
+	(*SessionsRequest)(nil),       // 62: waggle.cell.v1.SessionsRequest
+	(*SessionsReply)(nil),         // 63: waggle.cell.v1.SessionsReply
+	(*SessionInfo)(nil),           // 64: waggle.cell.v1.SessionInfo
+	(*AppendMessage)(nil),         // 65: waggle.cell.v1.AppendMessage
+	(*ChannelRows)(nil),           // 66: waggle.cell.v1.ChannelRows
+	(*CreateUser)(nil),            // 67: waggle.cell.v1.CreateUser
+	(*LoginDevice)(nil),           // 68: waggle.cell.v1.LoginDevice
+	(*LogoutDevice)(nil),          // 69: waggle.cell.v1.LogoutDevice
+	(*RaiseAuthority)(nil),        // 70: waggle.cell.v1.RaiseAuthority
+	(*RefreshDevice)(nil),         // 71: waggle.cell.v1.RefreshDevice
+	(*ChangeContact)(nil),         // 72: waggle.cell.v1.ChangeContact
+	(*Result)(nil),                // 73: waggle.cell.v1.Result
+	(*StoredEvent)(nil),           // 74: waggle.cell.v1.StoredEvent
+	(*client.Card)(nil),           // 75: waggle.client.v1.Card
+	(*client.FriendPresence)(nil), // 76: waggle.client.v1.FriendPresence
+	(*client.TypingNow)(nil),      // 77: waggle.client.v1.TypingNow
+	(*Profile)(nil),               // 78: waggle.cell.v1.Profile
+	(*Device)(nil),                // 79: waggle.cell.v1.Device
+	(*Proposal)(nil),              // 80: waggle.cell.v1.Proposal
+	(client.Relation)(0),          // 81: waggle.client.v1.Relation
+	(*Descriptor)(nil),            // 82: waggle.cell.v1.Descriptor
+	(*ChannelRow)(nil),            // 83: waggle.cell.v1.ChannelRow
+	(*StoredUpdate)(nil),          // 84: waggle.cell.v1.StoredUpdate
+	(*client.Contact)(nil),        // 85: waggle.client.v1.Contact
+	(*JoinedThread)(nil),          // 86: waggle.cell.v1.JoinedThread
 }
 var file_proto_cell_cell_proto_depIdxs = []int32{
 	1,  // 0: waggle.cell.v1.EdgeBatch.frames:type_name -> waggle.cell.v1.EdgeFrame
@@ -5227,107 +5301,108 @@ var file_proto_cell_cell_proto_depIdxs = []int32{
 	9,  // 7: waggle.cell.v1.HostFrame.end:type_name -> waggle.cell.v1.EndSession
 	10, // 8: waggle.cell.v1.Refused.route:type_name -> waggle.cell.v1.Route
 	12, // 9: waggle.cell.v1.RelayBatch.requests:type_name -> waggle.cell.v1.RelayRequest
-	64, // 10: waggle.cell.v1.RelayRequest.append:type_name -> waggle.cell.v1.AppendMessage
-	65, // 11: waggle.cell.v1.RelayRequest.channel_rows:type_name -> waggle.cell.v1.ChannelRows
-	15, // 12: waggle.cell.v1.RelayRequest.read_events:type_name -> waggle.cell.v1.ReadEvents
-	18, // 13: waggle.cell.v1.RelayRequest.read_thread:type_name -> waggle.cell.v1.ReadThread
-	66, // 14: waggle.cell.v1.RelayRequest.create_user:type_name -> waggle.cell.v1.CreateUser
-	67, // 15: waggle.cell.v1.RelayRequest.login_device:type_name -> waggle.cell.v1.LoginDevice
-	24, // 16: waggle.cell.v1.RelayRequest.read_user:type_name -> waggle.cell.v1.ReadUser
-	68, // 17: waggle.cell.v1.RelayRequest.logout_device:type_name -> waggle.cell.v1.LogoutDevice
-	69, // 18: waggle.cell.v1.RelayRequest.raise_authority:type_name -> waggle.cell.v1.RaiseAuthority
-	70, // 19: waggle.cell.v1.RelayRequest.refresh_device:type_name -> waggle.cell.v1.RefreshDevice
-	71, // 20: waggle.cell.v1.RelayRequest.change_contact:type_name -> waggle.cell.v1.ChangeContact
-	19, // 21: waggle.cell.v1.RelayRequest.read_cards:type_name -> waggle.cell.v1.ReadCards
-	21, // 22: waggle.cell.v1.RelayRequest.signals:type_name -> waggle.cell.v1.Signals
-	14, // 23: waggle.cell.v1.RelayReplyBatch.replies:type_name -> waggle.cell.v1.RelayReply
-	8,  // 24: waggle.cell.v1.RelayReply.refused:type_name -> waggle.cell.v1.Refused
-	72, // 25: waggle.cell.v1.RelayReply.result:type_name -> waggle.cell.v1.Result
-	17, // 26: waggle.cell.v1.RelayReply.events:type_name -> waggle.cell.v1.Events
-	25, // 27: waggle.cell.v1.RelayReply.user:type_name -> waggle.cell.v1.UserInfo
-	20, // 28: waggle.cell.v1.RelayReply.cards:type_name -> waggle.cell.v1.Cards
-	16, // 29: waggle.cell.v1.ReadEvents.refs:type_name -> waggle.cell.v1.EventRef
-	73, // 30: waggle.cell.v1.Events.events:type_name -> waggle.cell.v1.StoredEvent
-	16, // 31: waggle.cell.v1.Events.refs:type_name -> waggle.cell.v1.EventRef
-	74, // 32: waggle.cell.v1.Cards.cards:type_name -> waggle.client.v1.Card
-	22, // 33: waggle.cell.v1.Signals.signals:type_name -> waggle.cell.v1.Signal
-	75, // 34: waggle.cell.v1.Signal.presence:type_name -> waggle.client.v1.FriendPresence
-	76, // 35: waggle.cell.v1.Signal.typing:type_name -> waggle.client.v1.TypingNow
-	23, // 36: waggle.cell.v1.Signal.probe:type_name -> waggle.cell.v1.PresenceProbe
-	77, // 37: waggle.cell.v1.UserInfo.profile:type_name -> waggle.cell.v1.Profile
-	26, // 38: waggle.cell.v1.UserInfo.devices:type_name -> waggle.cell.v1.DeviceInfo
-	78, // 39: waggle.cell.v1.DeviceInfo.row:type_name -> waggle.cell.v1.Device
-	29, // 40: waggle.cell.v1.LeadBatch.requests:type_name -> waggle.cell.v1.LeadRequest
-	27, // 41: waggle.cell.v1.LeadRequest.grant:type_name -> waggle.cell.v1.Grant
-	79, // 42: waggle.cell.v1.LeadRequest.propose:type_name -> waggle.cell.v1.Proposal
-	30, // 43: waggle.cell.v1.LeadRequest.read:type_name -> waggle.cell.v1.LeadRead
-	39, // 44: waggle.cell.v1.LeadRead.updates:type_name -> waggle.cell.v1.ReadUpdates
-	15, // 45: waggle.cell.v1.LeadRead.events:type_name -> waggle.cell.v1.ReadEvents
-	18, // 46: waggle.cell.v1.LeadRead.thread:type_name -> waggle.cell.v1.ReadThread
-	40, // 47: waggle.cell.v1.LeadRead.threads:type_name -> waggle.cell.v1.ReadThreads
-	24, // 48: waggle.cell.v1.LeadRead.user:type_name -> waggle.cell.v1.ReadUser
-	41, // 49: waggle.cell.v1.LeadRead.channel:type_name -> waggle.cell.v1.ReadChannel
-	42, // 50: waggle.cell.v1.LeadRead.channel_heads:type_name -> waggle.cell.v1.ReadChannelHeads
-	32, // 51: waggle.cell.v1.LeadRead.thread_row:type_name -> waggle.cell.v1.ReadThreadRow
-	31, // 52: waggle.cell.v1.LeadRead.contacts:type_name -> waggle.cell.v1.ReadContacts
-	19, // 53: waggle.cell.v1.LeadRead.cards:type_name -> waggle.cell.v1.ReadCards
-	80, // 54: waggle.cell.v1.ReadContacts.relations:type_name -> waggle.client.v1.Relation
-	34, // 55: waggle.cell.v1.LeadReplyBatch.replies:type_name -> waggle.cell.v1.LeadReply
-	8,  // 56: waggle.cell.v1.LeadReply.refused:type_name -> waggle.cell.v1.Refused
-	37, // 57: waggle.cell.v1.LeadReply.applied:type_name -> waggle.cell.v1.Applied
-	43, // 58: waggle.cell.v1.LeadReply.read:type_name -> waggle.cell.v1.ReadResult
-	35, // 59: waggle.cell.v1.LeadReply.granted:type_name -> waggle.cell.v1.Granted
-	36, // 60: waggle.cell.v1.LeadReply.revoked:type_name -> waggle.cell.v1.Revoked
-	27, // 61: waggle.cell.v1.Granted.grant:type_name -> waggle.cell.v1.Grant
-	81, // 62: waggle.cell.v1.Granted.descriptor:type_name -> waggle.cell.v1.Descriptor
-	27, // 63: waggle.cell.v1.Revoked.grant:type_name -> waggle.cell.v1.Grant
-	72, // 64: waggle.cell.v1.Applied.results:type_name -> waggle.cell.v1.Result
-	38, // 65: waggle.cell.v1.Applied.updates:type_name -> waggle.cell.v1.LoggedUpdate
-	82, // 66: waggle.cell.v1.Applied.channel_rows:type_name -> waggle.cell.v1.ChannelRow
-	83, // 67: waggle.cell.v1.LoggedUpdate.update:type_name -> waggle.cell.v1.StoredUpdate
-	73, // 68: waggle.cell.v1.LoggedUpdate.event:type_name -> waggle.cell.v1.StoredEvent
-	38, // 69: waggle.cell.v1.ReadResult.updates:type_name -> waggle.cell.v1.LoggedUpdate
-	17, // 70: waggle.cell.v1.ReadResult.events:type_name -> waggle.cell.v1.Events
-	44, // 71: waggle.cell.v1.ReadResult.threads:type_name -> waggle.cell.v1.JoinedThreadRow
-	25, // 72: waggle.cell.v1.ReadResult.user:type_name -> waggle.cell.v1.UserInfo
-	82, // 73: waggle.cell.v1.ReadResult.channel_rows:type_name -> waggle.cell.v1.ChannelRow
-	45, // 74: waggle.cell.v1.ReadResult.channel_heads:type_name -> waggle.cell.v1.ChannelHead
-	84, // 75: waggle.cell.v1.ReadResult.contacts:type_name -> waggle.client.v1.Contact
-	20, // 76: waggle.cell.v1.ReadResult.cards:type_name -> waggle.cell.v1.Cards
-	85, // 77: waggle.cell.v1.JoinedThreadRow.row:type_name -> waggle.cell.v1.JoinedThread
-	73, // 78: waggle.cell.v1.JoinedThreadRow.last:type_name -> waggle.cell.v1.StoredEvent
-	47, // 79: waggle.cell.v1.RaftBatch.messages:type_name -> waggle.cell.v1.RaftMessage
-	48, // 80: waggle.cell.v1.RaftBatch.quiet:type_name -> waggle.cell.v1.QuietGroup
-	51, // 81: waggle.cell.v1.SnapshotChunk.header:type_name -> waggle.cell.v1.SnapshotHeader
-	52, // 82: waggle.cell.v1.SnapshotChunk.pairs:type_name -> waggle.cell.v1.KeyValue
-	81, // 83: waggle.cell.v1.CreateReplicaRequest.descriptor:type_name -> waggle.cell.v1.Descriptor
-	10, // 84: waggle.cell.v1.WhoHostsReply.routes:type_name -> waggle.cell.v1.Route
-	60, // 85: waggle.cell.v1.RangesReply.replicas:type_name -> waggle.cell.v1.ReplicaStatus
-	81, // 86: waggle.cell.v1.ReplicaStatus.descriptor:type_name -> waggle.cell.v1.Descriptor
-	63, // 87: waggle.cell.v1.SessionsReply.infos:type_name -> waggle.cell.v1.SessionInfo
-	0,  // 88: waggle.cell.v1.Chat.Attach:input_type -> waggle.cell.v1.EdgeBatch
-	11, // 89: waggle.cell.v1.Chat.Relay:input_type -> waggle.cell.v1.RelayBatch
-	46, // 90: waggle.cell.v1.Storage.Raft:input_type -> waggle.cell.v1.RaftBatch
-	50, // 91: waggle.cell.v1.Storage.Snapshot:input_type -> waggle.cell.v1.SnapshotChunk
-	28, // 92: waggle.cell.v1.Storage.Lead:input_type -> waggle.cell.v1.LeadBatch
-	54, // 93: waggle.cell.v1.Storage.CreateReplica:input_type -> waggle.cell.v1.CreateReplicaRequest
-	56, // 94: waggle.cell.v1.Node.WhoHosts:input_type -> waggle.cell.v1.WhoHostsRequest
-	58, // 95: waggle.cell.v1.Node.Ranges:input_type -> waggle.cell.v1.RangesRequest
-	61, // 96: waggle.cell.v1.Node.Sessions:input_type -> waggle.cell.v1.SessionsRequest
-	4,  // 97: waggle.cell.v1.Chat.Attach:output_type -> waggle.cell.v1.HostBatch
-	13, // 98: waggle.cell.v1.Chat.Relay:output_type -> waggle.cell.v1.RelayReplyBatch
-	49, // 99: waggle.cell.v1.Storage.Raft:output_type -> waggle.cell.v1.RaftAck
-	53, // 100: waggle.cell.v1.Storage.Snapshot:output_type -> waggle.cell.v1.SnapshotAck
-	33, // 101: waggle.cell.v1.Storage.Lead:output_type -> waggle.cell.v1.LeadReplyBatch
-	55, // 102: waggle.cell.v1.Storage.CreateReplica:output_type -> waggle.cell.v1.CreateReplicaReply
-	57, // 103: waggle.cell.v1.Node.WhoHosts:output_type -> waggle.cell.v1.WhoHostsReply
-	59, // 104: waggle.cell.v1.Node.Ranges:output_type -> waggle.cell.v1.RangesReply
-	62, // 105: waggle.cell.v1.Node.Sessions:output_type -> waggle.cell.v1.SessionsReply
-	97, // [97:106] is the sub-list for method output_type
-	88, // [88:97] is the sub-list for method input_type
-	88, // [88:88] is the sub-list for extension type_name
-	88, // [88:88] is the sub-list for extension extendee
-	0,  // [0:88] is the sub-list for field type_name
+	65, // 10: waggle.cell.v1.RelayRequest.append:type_name -> waggle.cell.v1.AppendMessage
+	66, // 11: waggle.cell.v1.RelayRequest.channel_rows:type_name -> waggle.cell.v1.ChannelRows
+	16, // 12: waggle.cell.v1.RelayRequest.read_events:type_name -> waggle.cell.v1.ReadEvents
+	19, // 13: waggle.cell.v1.RelayRequest.read_thread:type_name -> waggle.cell.v1.ReadThread
+	67, // 14: waggle.cell.v1.RelayRequest.create_user:type_name -> waggle.cell.v1.CreateUser
+	68, // 15: waggle.cell.v1.RelayRequest.login_device:type_name -> waggle.cell.v1.LoginDevice
+	25, // 16: waggle.cell.v1.RelayRequest.read_user:type_name -> waggle.cell.v1.ReadUser
+	69, // 17: waggle.cell.v1.RelayRequest.logout_device:type_name -> waggle.cell.v1.LogoutDevice
+	70, // 18: waggle.cell.v1.RelayRequest.raise_authority:type_name -> waggle.cell.v1.RaiseAuthority
+	71, // 19: waggle.cell.v1.RelayRequest.refresh_device:type_name -> waggle.cell.v1.RefreshDevice
+	72, // 20: waggle.cell.v1.RelayRequest.change_contact:type_name -> waggle.cell.v1.ChangeContact
+	20, // 21: waggle.cell.v1.RelayRequest.read_cards:type_name -> waggle.cell.v1.ReadCards
+	22, // 22: waggle.cell.v1.RelayRequest.signals:type_name -> waggle.cell.v1.Signals
+	13, // 23: waggle.cell.v1.RelayRequest.close_sessions:type_name -> waggle.cell.v1.CloseSessions
+	15, // 24: waggle.cell.v1.RelayReplyBatch.replies:type_name -> waggle.cell.v1.RelayReply
+	8,  // 25: waggle.cell.v1.RelayReply.refused:type_name -> waggle.cell.v1.Refused
+	73, // 26: waggle.cell.v1.RelayReply.result:type_name -> waggle.cell.v1.Result
+	18, // 27: waggle.cell.v1.RelayReply.events:type_name -> waggle.cell.v1.Events
+	26, // 28: waggle.cell.v1.RelayReply.user:type_name -> waggle.cell.v1.UserInfo
+	21, // 29: waggle.cell.v1.RelayReply.cards:type_name -> waggle.cell.v1.Cards
+	17, // 30: waggle.cell.v1.ReadEvents.refs:type_name -> waggle.cell.v1.EventRef
+	74, // 31: waggle.cell.v1.Events.events:type_name -> waggle.cell.v1.StoredEvent
+	17, // 32: waggle.cell.v1.Events.refs:type_name -> waggle.cell.v1.EventRef
+	75, // 33: waggle.cell.v1.Cards.cards:type_name -> waggle.client.v1.Card
+	23, // 34: waggle.cell.v1.Signals.signals:type_name -> waggle.cell.v1.Signal
+	76, // 35: waggle.cell.v1.Signal.presence:type_name -> waggle.client.v1.FriendPresence
+	77, // 36: waggle.cell.v1.Signal.typing:type_name -> waggle.client.v1.TypingNow
+	24, // 37: waggle.cell.v1.Signal.probe:type_name -> waggle.cell.v1.PresenceProbe
+	78, // 38: waggle.cell.v1.UserInfo.profile:type_name -> waggle.cell.v1.Profile
+	27, // 39: waggle.cell.v1.UserInfo.devices:type_name -> waggle.cell.v1.DeviceInfo
+	79, // 40: waggle.cell.v1.DeviceInfo.row:type_name -> waggle.cell.v1.Device
+	30, // 41: waggle.cell.v1.LeadBatch.requests:type_name -> waggle.cell.v1.LeadRequest
+	28, // 42: waggle.cell.v1.LeadRequest.grant:type_name -> waggle.cell.v1.Grant
+	80, // 43: waggle.cell.v1.LeadRequest.propose:type_name -> waggle.cell.v1.Proposal
+	31, // 44: waggle.cell.v1.LeadRequest.read:type_name -> waggle.cell.v1.LeadRead
+	40, // 45: waggle.cell.v1.LeadRead.updates:type_name -> waggle.cell.v1.ReadUpdates
+	16, // 46: waggle.cell.v1.LeadRead.events:type_name -> waggle.cell.v1.ReadEvents
+	19, // 47: waggle.cell.v1.LeadRead.thread:type_name -> waggle.cell.v1.ReadThread
+	41, // 48: waggle.cell.v1.LeadRead.threads:type_name -> waggle.cell.v1.ReadThreads
+	25, // 49: waggle.cell.v1.LeadRead.user:type_name -> waggle.cell.v1.ReadUser
+	42, // 50: waggle.cell.v1.LeadRead.channel:type_name -> waggle.cell.v1.ReadChannel
+	43, // 51: waggle.cell.v1.LeadRead.channel_heads:type_name -> waggle.cell.v1.ReadChannelHeads
+	33, // 52: waggle.cell.v1.LeadRead.thread_row:type_name -> waggle.cell.v1.ReadThreadRow
+	32, // 53: waggle.cell.v1.LeadRead.contacts:type_name -> waggle.cell.v1.ReadContacts
+	20, // 54: waggle.cell.v1.LeadRead.cards:type_name -> waggle.cell.v1.ReadCards
+	81, // 55: waggle.cell.v1.ReadContacts.relations:type_name -> waggle.client.v1.Relation
+	35, // 56: waggle.cell.v1.LeadReplyBatch.replies:type_name -> waggle.cell.v1.LeadReply
+	8,  // 57: waggle.cell.v1.LeadReply.refused:type_name -> waggle.cell.v1.Refused
+	38, // 58: waggle.cell.v1.LeadReply.applied:type_name -> waggle.cell.v1.Applied
+	44, // 59: waggle.cell.v1.LeadReply.read:type_name -> waggle.cell.v1.ReadResult
+	36, // 60: waggle.cell.v1.LeadReply.granted:type_name -> waggle.cell.v1.Granted
+	37, // 61: waggle.cell.v1.LeadReply.revoked:type_name -> waggle.cell.v1.Revoked
+	28, // 62: waggle.cell.v1.Granted.grant:type_name -> waggle.cell.v1.Grant
+	82, // 63: waggle.cell.v1.Granted.descriptor:type_name -> waggle.cell.v1.Descriptor
+	28, // 64: waggle.cell.v1.Revoked.grant:type_name -> waggle.cell.v1.Grant
+	73, // 65: waggle.cell.v1.Applied.results:type_name -> waggle.cell.v1.Result
+	39, // 66: waggle.cell.v1.Applied.updates:type_name -> waggle.cell.v1.LoggedUpdate
+	83, // 67: waggle.cell.v1.Applied.channel_rows:type_name -> waggle.cell.v1.ChannelRow
+	84, // 68: waggle.cell.v1.LoggedUpdate.update:type_name -> waggle.cell.v1.StoredUpdate
+	74, // 69: waggle.cell.v1.LoggedUpdate.event:type_name -> waggle.cell.v1.StoredEvent
+	39, // 70: waggle.cell.v1.ReadResult.updates:type_name -> waggle.cell.v1.LoggedUpdate
+	18, // 71: waggle.cell.v1.ReadResult.events:type_name -> waggle.cell.v1.Events
+	45, // 72: waggle.cell.v1.ReadResult.threads:type_name -> waggle.cell.v1.JoinedThreadRow
+	26, // 73: waggle.cell.v1.ReadResult.user:type_name -> waggle.cell.v1.UserInfo
+	83, // 74: waggle.cell.v1.ReadResult.channel_rows:type_name -> waggle.cell.v1.ChannelRow
+	46, // 75: waggle.cell.v1.ReadResult.channel_heads:type_name -> waggle.cell.v1.ChannelHead
+	85, // 76: waggle.cell.v1.ReadResult.contacts:type_name -> waggle.client.v1.Contact
+	21, // 77: waggle.cell.v1.ReadResult.cards:type_name -> waggle.cell.v1.Cards
+	86, // 78: waggle.cell.v1.JoinedThreadRow.row:type_name -> waggle.cell.v1.JoinedThread
+	74, // 79: waggle.cell.v1.JoinedThreadRow.last:type_name -> waggle.cell.v1.StoredEvent
+	48, // 80: waggle.cell.v1.RaftBatch.messages:type_name -> waggle.cell.v1.RaftMessage
+	49, // 81: waggle.cell.v1.RaftBatch.quiet:type_name -> waggle.cell.v1.QuietGroup
+	52, // 82: waggle.cell.v1.SnapshotChunk.header:type_name -> waggle.cell.v1.SnapshotHeader
+	53, // 83: waggle.cell.v1.SnapshotChunk.pairs:type_name -> waggle.cell.v1.KeyValue
+	82, // 84: waggle.cell.v1.CreateReplicaRequest.descriptor:type_name -> waggle.cell.v1.Descriptor
+	10, // 85: waggle.cell.v1.WhoHostsReply.routes:type_name -> waggle.cell.v1.Route
+	61, // 86: waggle.cell.v1.RangesReply.replicas:type_name -> waggle.cell.v1.ReplicaStatus
+	82, // 87: waggle.cell.v1.ReplicaStatus.descriptor:type_name -> waggle.cell.v1.Descriptor
+	64, // 88: waggle.cell.v1.SessionsReply.infos:type_name -> waggle.cell.v1.SessionInfo
+	0,  // 89: waggle.cell.v1.Chat.Attach:input_type -> waggle.cell.v1.EdgeBatch
+	11, // 90: waggle.cell.v1.Chat.Relay:input_type -> waggle.cell.v1.RelayBatch
+	47, // 91: waggle.cell.v1.Storage.Raft:input_type -> waggle.cell.v1.RaftBatch
+	51, // 92: waggle.cell.v1.Storage.Snapshot:input_type -> waggle.cell.v1.SnapshotChunk
+	29, // 93: waggle.cell.v1.Storage.Lead:input_type -> waggle.cell.v1.LeadBatch
+	55, // 94: waggle.cell.v1.Storage.CreateReplica:input_type -> waggle.cell.v1.CreateReplicaRequest
+	57, // 95: waggle.cell.v1.Node.WhoHosts:input_type -> waggle.cell.v1.WhoHostsRequest
+	59, // 96: waggle.cell.v1.Node.Ranges:input_type -> waggle.cell.v1.RangesRequest
+	62, // 97: waggle.cell.v1.Node.Sessions:input_type -> waggle.cell.v1.SessionsRequest
+	4,  // 98: waggle.cell.v1.Chat.Attach:output_type -> waggle.cell.v1.HostBatch
+	14, // 99: waggle.cell.v1.Chat.Relay:output_type -> waggle.cell.v1.RelayReplyBatch
+	50, // 100: waggle.cell.v1.Storage.Raft:output_type -> waggle.cell.v1.RaftAck
+	54, // 101: waggle.cell.v1.Storage.Snapshot:output_type -> waggle.cell.v1.SnapshotAck
+	34, // 102: waggle.cell.v1.Storage.Lead:output_type -> waggle.cell.v1.LeadReplyBatch
+	56, // 103: waggle.cell.v1.Storage.CreateReplica:output_type -> waggle.cell.v1.CreateReplicaReply
+	58, // 104: waggle.cell.v1.Node.WhoHosts:output_type -> waggle.cell.v1.WhoHostsReply
+	60, // 105: waggle.cell.v1.Node.Ranges:output_type -> waggle.cell.v1.RangesReply
+	63, // 106: waggle.cell.v1.Node.Sessions:output_type -> waggle.cell.v1.SessionsReply
+	98, // [98:107] is the sub-list for method output_type
+	89, // [89:98] is the sub-list for method input_type
+	89, // [89:89] is the sub-list for extension type_name
+	89, // [89:89] is the sub-list for extension extendee
+	0,  // [0:89] is the sub-list for field type_name
 }
 
 func init() { file_proto_cell_cell_proto_init() }
@@ -5365,24 +5440,25 @@ func file_proto_cell_cell_proto_init() {
 		(*RelayRequest_ChangeContact)(nil),
 		(*RelayRequest_ReadCards)(nil),
 		(*RelayRequest_Signals)(nil),
+		(*RelayRequest_CloseSessions)(nil),
 	}
-	file_proto_cell_cell_proto_msgTypes[14].OneofWrappers = []any{
+	file_proto_cell_cell_proto_msgTypes[15].OneofWrappers = []any{
 		(*RelayReply_Refused)(nil),
 		(*RelayReply_Result)(nil),
 		(*RelayReply_Events)(nil),
 		(*RelayReply_User)(nil),
 		(*RelayReply_Cards)(nil),
 	}
-	file_proto_cell_cell_proto_msgTypes[22].OneofWrappers = []any{
+	file_proto_cell_cell_proto_msgTypes[23].OneofWrappers = []any{
 		(*Signal_Presence)(nil),
 		(*Signal_Typing)(nil),
 		(*Signal_Probe)(nil),
 	}
-	file_proto_cell_cell_proto_msgTypes[29].OneofWrappers = []any{
+	file_proto_cell_cell_proto_msgTypes[30].OneofWrappers = []any{
 		(*LeadRequest_Propose)(nil),
 		(*LeadRequest_Read)(nil),
 	}
-	file_proto_cell_cell_proto_msgTypes[30].OneofWrappers = []any{
+	file_proto_cell_cell_proto_msgTypes[31].OneofWrappers = []any{
 		(*LeadRead_Updates)(nil),
 		(*LeadRead_Events)(nil),
 		(*LeadRead_Thread)(nil),
@@ -5394,7 +5470,7 @@ func file_proto_cell_cell_proto_init() {
 		(*LeadRead_Contacts)(nil),
 		(*LeadRead_Cards)(nil),
 	}
-	file_proto_cell_cell_proto_msgTypes[34].OneofWrappers = []any{
+	file_proto_cell_cell_proto_msgTypes[35].OneofWrappers = []any{
 		(*LeadReply_Refused)(nil),
 		(*LeadReply_Applied)(nil),
 		(*LeadReply_Read)(nil),
@@ -5407,7 +5483,7 @@ func file_proto_cell_cell_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_cell_cell_proto_rawDesc), len(file_proto_cell_cell_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   64,
+			NumMessages:   65,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

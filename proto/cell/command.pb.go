@@ -1676,6 +1676,7 @@ type Result struct {
 	Displaced        []string               `protobuf:"bytes,15,rep,name=displaced,proto3" json:"displaced,omitempty"` // login_device: the devices it has ended
 	Contact          *client.Contact        `protobuf:"bytes,16,opt,name=contact,proto3" json:"contact,omitempty"`     // change_contact, edit_contact: as it stands for the caller
 	Profile          *Profile               `protobuf:"bytes,17,opt,name=profile,proto3" json:"profile,omitempty"`     // set_profile: as it stands now
+	Closed           uint64                 `protobuf:"varint,20,opt,name=closed,proto3" json:"closed,omitempty"`      // close_sessions: how many connections
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -1829,6 +1830,13 @@ func (x *Result) GetProfile() *Profile {
 	return nil
 }
 
+func (x *Result) GetClosed() uint64 {
+	if x != nil {
+		return x.Closed
+	}
+	return 0
+}
+
 var File_proto_cell_command_proto protoreflect.FileDescriptor
 
 const file_proto_cell_command_proto_rawDesc = "" +
@@ -1953,7 +1961,7 @@ const file_proto_cell_command_proto_rawDesc = "" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\"$\n" +
 	"\bSetRules\x12\x18\n" +
-	"\aversion\x18\x01 \x01(\rR\aversion\"\xf8\x03\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\"\x90\x04\n" +
 	"\x06Result\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x19\n" +
@@ -1972,7 +1980,8 @@ const file_proto_cell_command_proto_rawDesc = "" +
 	"\x05ended\x18\r \x01(\bR\x05ended\x12\x1c\n" +
 	"\tdisplaced\x18\x0f \x03(\tR\tdisplaced\x123\n" +
 	"\acontact\x18\x10 \x01(\v2\x19.waggle.client.v1.ContactR\acontact\x121\n" +
-	"\aprofile\x18\x11 \x01(\v2\x17.waggle.cell.v1.ProfileR\aprofile*e\n" +
+	"\aprofile\x18\x11 \x01(\v2\x17.waggle.cell.v1.ProfileR\aprofile\x12\x16\n" +
+	"\x06closed\x18\x14 \x01(\x04R\x06closed*e\n" +
 	"\rSessionPolicy\x12\x18\n" +
 	"\x14SESSION_POLICY_MULTI\x10\x00\x12\x1f\n" +
 	"\x1bSESSION_POLICY_PER_PLATFORM\x10\x01\x12\x19\n" +

@@ -353,8 +353,11 @@ type Profile struct {
 	DirectFrom       client.DirectFrom      `protobuf:"varint,10,opt,name=direct_from,json=directFrom,proto3,enum=waggle.client.v1.DirectFrom" json:"direct_from,omitempty"`
 	Hidden           bool                   `protobuf:"varint,11,opt,name=hidden,proto3" json:"hidden,omitempty"`   // friends see no presence, last seen or typing
 	Changed          uint64                 `protobuf:"varint,12,opt,name=changed,proto3" json:"changed,omitempty"` // counts changes of the card and of direct_from
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// The greatest session number of the devices that were forgotten: a device
+	// of the same name goes on above it, so that no old token is valid again.
+	SessionFloor  uint64 `protobuf:"varint,20,opt,name=session_floor,json=sessionFloor,proto3" json:"session_floor,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Profile) Reset() {
@@ -471,6 +474,13 @@ func (x *Profile) GetChanged() uint64 {
 	return 0
 }
 
+func (x *Profile) GetSessionFloor() uint64 {
+	if x != nil {
+		return x.SessionFloor
+	}
+	return 0
+}
+
 type Device struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	SessionNumber uint64                 `protobuf:"varint,1,opt,name=session_number,json=sessionNumber,proto3" json:"session_number,omitempty"`
@@ -488,7 +498,9 @@ type Device struct {
 	// Nonces of earlier logins, newest last: one that comes again late must not
 	// displace a newer login.
 	PastNonces    [][]byte `protobuf:"bytes,12,rep,name=past_nonces,json=pastNonces,proto3" json:"past_nonces,omitempty"`
-	SeenMs        int64    `protobuf:"varint,13,opt,name=seen_ms,json=seenMs,proto3" json:"seen_ms,omitempty"` // the last time it was connected
+	SeenMs        int64    `protobuf:"varint,13,opt,name=seen_ms,json=seenMs,proto3" json:"seen_ms,omitempty"`    // the last time it was connected
+	EndCode       uint32   `protobuf:"varint,14,opt,name=end_code,json=endCode,proto3" json:"end_code,omitempty"` // why it ended, of the registry; 0: logged out
+	EndedMs       int64    `protobuf:"varint,15,opt,name=ended_ms,json=endedMs,proto3" json:"ended_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -610,6 +622,20 @@ func (x *Device) GetPastNonces() [][]byte {
 func (x *Device) GetSeenMs() int64 {
 	if x != nil {
 		return x.SeenMs
+	}
+	return 0
+}
+
+func (x *Device) GetEndCode() uint32 {
+	if x != nil {
+		return x.EndCode
+	}
+	return 0
+}
+
+func (x *Device) GetEndedMs() int64 {
+	if x != nil {
+		return x.EndedMs
 	}
 	return 0
 }
@@ -2126,7 +2152,7 @@ const file_proto_cell_state_proto_rawDesc = "" +
 	"\tRangeMeta\x12 \n" +
 	"\vincarnation\x18\x01 \x01(\fR\vincarnation\x12\x1d\n" +
 	"\n" +
-	"created_by\x18\x02 \x01(\x04R\tcreatedBy\"\x84\x03\n" +
+	"created_by\x18\x02 \x01(\x04R\tcreatedBy\"\xa9\x03\n" +
 	"\aProfile\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12+\n" +
 	"\x11authority_version\x18\x02 \x01(\x04R\x10authorityVersion\x12\x1f\n" +
@@ -2143,7 +2169,8 @@ const file_proto_cell_state_proto_rawDesc = "" +
 	" \x01(\x0e2\x1c.waggle.client.v1.DirectFromR\n" +
 	"directFrom\x12\x16\n" +
 	"\x06hidden\x18\v \x01(\bR\x06hidden\x12\x18\n" +
-	"\achanged\x18\f \x01(\x04R\achanged\"\xa6\x03\n" +
+	"\achanged\x18\f \x01(\x04R\achanged\x12#\n" +
+	"\rsession_floor\x18\x14 \x01(\x04R\fsessionFloor\"\xdc\x03\n" +
 	"\x06Device\x12%\n" +
 	"\x0esession_number\x18\x01 \x01(\x04R\rsessionNumber\x12!\n" +
 	"\frefresh_hash\x18\x02 \x01(\fR\vrefreshHash\x12#\n" +
@@ -2160,7 +2187,9 @@ const file_proto_cell_state_proto_rawDesc = "" +
 	"\x11authority_version\x18\v \x01(\x04R\x10authorityVersion\x12\x1f\n" +
 	"\vpast_nonces\x18\f \x03(\fR\n" +
 	"pastNonces\x12\x17\n" +
-	"\aseen_ms\x18\r \x01(\x03R\x06seenMs\"\xaf\x01\n" +
+	"\aseen_ms\x18\r \x01(\x03R\x06seenMs\x12\x19\n" +
+	"\bend_code\x18\x0e \x01(\rR\aendCode\x12\x19\n" +
+	"\bended_ms\x18\x0f \x01(\x03R\aendedMs\"\xaf\x01\n" +
 	"\tUpdateLog\x12 \n" +
 	"\vincarnation\x18\x01 \x01(\fR\vincarnation\x12\x18\n" +
 	"\atrimmed\x18\x02 \x01(\x04R\atrimmed\x12%\n" +

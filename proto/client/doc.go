@@ -97,6 +97,18 @@
 // only. Searches, changes of contacts and of the profile are limited to 5 per
 // second and user, 20 at once.
 //
+// # Devices
+//
+// A login is one device; its token carries a session number, which every login
+// of the device raises. Which devices of an account stay logged in together is
+// the deployment's policy: up to 8, one of each platform, or one. A login ends
+// the others in the same step; their connections get Closing (displaced), and
+// so does every later Hello with their tokens. ListDevices, EndDevice and
+// EndAllDevices serve what the user does himself; ended devices get Closing
+// (logged_out, session_ended). Closing (disconnected) is an operator's: come
+// back after retry_ms. A token that expires does not end the connection; the
+// next Hello needs a new one, from POST /refresh on the same port.
+//
 // # Heartbeat and end
 //
 // Welcome.heartbeat_ms is how often to send [Heartbeat] when there is nothing

@@ -32,6 +32,7 @@ type LoginRequest struct {
 	Platform      string                 `protobuf:"bytes,4,opt,name=platform,proto3" json:"platform,omitempty"`
 	Nonce         []byte                 `protobuf:"bytes,5,opt,name=nonce,proto3" json:"nonce,omitempty"`     // the same nonce gives the same session again
 	Address       string                 `protobuf:"bytes,6,opt,name=address,proto3" json:"address,omitempty"` // the client's, for limits; empty: exempt
+	Totp          string                 `protobuf:"bytes,7,opt,name=totp,proto3" json:"totp,omitempty"`       // a code of the second factor, or a recovery code
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -104,6 +105,13 @@ func (x *LoginRequest) GetNonce() []byte {
 func (x *LoginRequest) GetAddress() string {
 	if x != nil {
 		return x.Address
+	}
+	return ""
+}
+
+func (x *LoginRequest) GetTotp() string {
+	if x != nil {
+		return x.Totp
 	}
 	return ""
 }
@@ -1216,6 +1224,198 @@ func (x *RefreshReply) GetDevice() string {
 	return ""
 }
 
+type TOTPRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Token         string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`     // of a login
+	Code          string                 `protobuf:"bytes,2,opt,name=code,proto3" json:"code,omitempty"`       // enable, disable
+	Address       string                 `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"` // the client's, for limits; empty: exempt
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TOTPRequest) Reset() {
+	*x = TOTPRequest{}
+	mi := &file_proto_control_control_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TOTPRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TOTPRequest) ProtoMessage() {}
+
+func (x *TOTPRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TOTPRequest.ProtoReflect.Descriptor instead.
+func (*TOTPRequest) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *TOTPRequest) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *TOTPRequest) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *TOTPRequest) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+type SetupTOTPReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Secret        string                 `protobuf:"bytes,1,opt,name=secret,proto3" json:"secret,omitempty"` // base32
+	Url           string                 `protobuf:"bytes,2,opt,name=url,proto3" json:"url,omitempty"`       // otpauth://…
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetupTOTPReply) Reset() {
+	*x = SetupTOTPReply{}
+	mi := &file_proto_control_control_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetupTOTPReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetupTOTPReply) ProtoMessage() {}
+
+func (x *SetupTOTPReply) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetupTOTPReply.ProtoReflect.Descriptor instead.
+func (*SetupTOTPReply) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *SetupTOTPReply) GetSecret() string {
+	if x != nil {
+		return x.Secret
+	}
+	return ""
+}
+
+func (x *SetupTOTPReply) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+type EnableTOTPReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RecoveryCodes []string               `protobuf:"bytes,1,rep,name=recovery_codes,json=recoveryCodes,proto3" json:"recovery_codes,omitempty"` // shown once
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EnableTOTPReply) Reset() {
+	*x = EnableTOTPReply{}
+	mi := &file_proto_control_control_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EnableTOTPReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EnableTOTPReply) ProtoMessage() {}
+
+func (x *EnableTOTPReply) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EnableTOTPReply.ProtoReflect.Descriptor instead.
+func (*EnableTOTPReply) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *EnableTOTPReply) GetRecoveryCodes() []string {
+	if x != nil {
+		return x.RecoveryCodes
+	}
+	return nil
+}
+
+type DisableTOTPReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DisableTOTPReply) Reset() {
+	*x = DisableTOTPReply{}
+	mi := &file_proto_control_control_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DisableTOTPReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DisableTOTPReply) ProtoMessage() {}
+
+func (x *DisableTOTPReply) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DisableTOTPReply.ProtoReflect.Descriptor instead.
+func (*DisableTOTPReply) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{23}
+}
+
 type StatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1224,7 +1424,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_proto_control_control_proto_msgTypes[20]
+	mi := &file_proto_control_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1236,7 +1436,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[20]
+	mi := &file_proto_control_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1249,7 +1449,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{20}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{24}
 }
 
 type StatusReply struct {
@@ -1269,7 +1469,7 @@ type StatusReply struct {
 
 func (x *StatusReply) Reset() {
 	*x = StatusReply{}
-	mi := &file_proto_control_control_proto_msgTypes[21]
+	mi := &file_proto_control_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1281,7 +1481,7 @@ func (x *StatusReply) String() string {
 func (*StatusReply) ProtoMessage() {}
 
 func (x *StatusReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[21]
+	mi := &file_proto_control_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1294,7 +1494,7 @@ func (x *StatusReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusReply.ProtoReflect.Descriptor instead.
 func (*StatusReply) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{21}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *StatusReply) GetMode() string {
@@ -1368,7 +1568,7 @@ type ListCellsRequest struct {
 
 func (x *ListCellsRequest) Reset() {
 	*x = ListCellsRequest{}
-	mi := &file_proto_control_control_proto_msgTypes[22]
+	mi := &file_proto_control_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1380,7 +1580,7 @@ func (x *ListCellsRequest) String() string {
 func (*ListCellsRequest) ProtoMessage() {}
 
 func (x *ListCellsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[22]
+	mi := &file_proto_control_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1393,7 +1593,7 @@ func (x *ListCellsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCellsRequest.ProtoReflect.Descriptor instead.
 func (*ListCellsRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{22}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{26}
 }
 
 type ListCellsReply struct {
@@ -1405,7 +1605,7 @@ type ListCellsReply struct {
 
 func (x *ListCellsReply) Reset() {
 	*x = ListCellsReply{}
-	mi := &file_proto_control_control_proto_msgTypes[23]
+	mi := &file_proto_control_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1417,7 +1617,7 @@ func (x *ListCellsReply) String() string {
 func (*ListCellsReply) ProtoMessage() {}
 
 func (x *ListCellsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[23]
+	mi := &file_proto_control_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1430,7 +1630,7 @@ func (x *ListCellsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCellsReply.ProtoReflect.Descriptor instead.
 func (*ListCellsReply) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{23}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListCellsReply) GetCells() []*CellStatus {
@@ -1454,7 +1654,7 @@ type CellStatus struct {
 
 func (x *CellStatus) Reset() {
 	*x = CellStatus{}
-	mi := &file_proto_control_control_proto_msgTypes[24]
+	mi := &file_proto_control_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1466,7 +1666,7 @@ func (x *CellStatus) String() string {
 func (*CellStatus) ProtoMessage() {}
 
 func (x *CellStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[24]
+	mi := &file_proto_control_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1479,7 +1679,7 @@ func (x *CellStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CellStatus.ProtoReflect.Descriptor instead.
 func (*CellStatus) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{24}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *CellStatus) GetCell() string {
@@ -1533,7 +1733,7 @@ type AddCellRequest struct {
 
 func (x *AddCellRequest) Reset() {
 	*x = AddCellRequest{}
-	mi := &file_proto_control_control_proto_msgTypes[25]
+	mi := &file_proto_control_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1545,7 +1745,7 @@ func (x *AddCellRequest) String() string {
 func (*AddCellRequest) ProtoMessage() {}
 
 func (x *AddCellRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[25]
+	mi := &file_proto_control_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1558,7 +1758,7 @@ func (x *AddCellRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddCellRequest.ProtoReflect.Descriptor instead.
 func (*AddCellRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{25}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *AddCellRequest) GetCell() string {
@@ -1577,7 +1777,7 @@ type AddCellReply struct {
 
 func (x *AddCellReply) Reset() {
 	*x = AddCellReply{}
-	mi := &file_proto_control_control_proto_msgTypes[26]
+	mi := &file_proto_control_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1589,7 +1789,7 @@ func (x *AddCellReply) String() string {
 func (*AddCellReply) ProtoMessage() {}
 
 func (x *AddCellReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[26]
+	mi := &file_proto_control_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1602,7 +1802,7 @@ func (x *AddCellReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddCellReply.ProtoReflect.Descriptor instead.
 func (*AddCellReply) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{26}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *AddCellReply) GetCell() *CellStatus {
@@ -1620,7 +1820,7 @@ type ListNodesRequest struct {
 
 func (x *ListNodesRequest) Reset() {
 	*x = ListNodesRequest{}
-	mi := &file_proto_control_control_proto_msgTypes[27]
+	mi := &file_proto_control_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1632,7 +1832,7 @@ func (x *ListNodesRequest) String() string {
 func (*ListNodesRequest) ProtoMessage() {}
 
 func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[27]
+	mi := &file_proto_control_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1645,7 +1845,7 @@ func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesRequest.ProtoReflect.Descriptor instead.
 func (*ListNodesRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{27}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{31}
 }
 
 type ListNodesReply struct {
@@ -1657,7 +1857,7 @@ type ListNodesReply struct {
 
 func (x *ListNodesReply) Reset() {
 	*x = ListNodesReply{}
-	mi := &file_proto_control_control_proto_msgTypes[28]
+	mi := &file_proto_control_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1669,7 +1869,7 @@ func (x *ListNodesReply) String() string {
 func (*ListNodesReply) ProtoMessage() {}
 
 func (x *ListNodesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[28]
+	mi := &file_proto_control_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1682,7 +1882,7 @@ func (x *ListNodesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesReply.ProtoReflect.Descriptor instead.
 func (*ListNodesReply) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{28}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListNodesReply) GetNodes() []*NodeStatus {
@@ -1711,7 +1911,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_proto_control_control_proto_msgTypes[29]
+	mi := &file_proto_control_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1723,7 +1923,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[29]
+	mi := &file_proto_control_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1736,7 +1936,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{29}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *NodeStatus) GetNode() string {
@@ -1824,7 +2024,7 @@ type ListEdgesRequest struct {
 
 func (x *ListEdgesRequest) Reset() {
 	*x = ListEdgesRequest{}
-	mi := &file_proto_control_control_proto_msgTypes[30]
+	mi := &file_proto_control_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1836,7 +2036,7 @@ func (x *ListEdgesRequest) String() string {
 func (*ListEdgesRequest) ProtoMessage() {}
 
 func (x *ListEdgesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[30]
+	mi := &file_proto_control_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1849,7 +2049,7 @@ func (x *ListEdgesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEdgesRequest.ProtoReflect.Descriptor instead.
 func (*ListEdgesRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{30}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{34}
 }
 
 type ListEdgesReply struct {
@@ -1861,7 +2061,7 @@ type ListEdgesReply struct {
 
 func (x *ListEdgesReply) Reset() {
 	*x = ListEdgesReply{}
-	mi := &file_proto_control_control_proto_msgTypes[31]
+	mi := &file_proto_control_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1873,7 +2073,7 @@ func (x *ListEdgesReply) String() string {
 func (*ListEdgesReply) ProtoMessage() {}
 
 func (x *ListEdgesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[31]
+	mi := &file_proto_control_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1886,7 +2086,7 @@ func (x *ListEdgesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEdgesReply.ProtoReflect.Descriptor instead.
 func (*ListEdgesReply) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{31}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ListEdgesReply) GetEdges() []*EdgeStatus {
@@ -1911,7 +2111,7 @@ type EdgeStatus struct {
 
 func (x *EdgeStatus) Reset() {
 	*x = EdgeStatus{}
-	mi := &file_proto_control_control_proto_msgTypes[32]
+	mi := &file_proto_control_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1923,7 +2123,7 @@ func (x *EdgeStatus) String() string {
 func (*EdgeStatus) ProtoMessage() {}
 
 func (x *EdgeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[32]
+	mi := &file_proto_control_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1936,7 +2136,7 @@ func (x *EdgeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EdgeStatus.ProtoReflect.Descriptor instead.
 func (*EdgeStatus) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{32}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *EdgeStatus) GetEdge() string {
@@ -1996,7 +2196,7 @@ type ListRangesRequest struct {
 
 func (x *ListRangesRequest) Reset() {
 	*x = ListRangesRequest{}
-	mi := &file_proto_control_control_proto_msgTypes[33]
+	mi := &file_proto_control_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2008,7 +2208,7 @@ func (x *ListRangesRequest) String() string {
 func (*ListRangesRequest) ProtoMessage() {}
 
 func (x *ListRangesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[33]
+	mi := &file_proto_control_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2021,7 +2221,7 @@ func (x *ListRangesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRangesRequest.ProtoReflect.Descriptor instead.
 func (*ListRangesRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{33}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{37}
 }
 
 type ListRangesReply struct {
@@ -2033,7 +2233,7 @@ type ListRangesReply struct {
 
 func (x *ListRangesReply) Reset() {
 	*x = ListRangesReply{}
-	mi := &file_proto_control_control_proto_msgTypes[34]
+	mi := &file_proto_control_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2045,7 +2245,7 @@ func (x *ListRangesReply) String() string {
 func (*ListRangesReply) ProtoMessage() {}
 
 func (x *ListRangesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[34]
+	mi := &file_proto_control_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2058,7 +2258,7 @@ func (x *ListRangesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRangesReply.ProtoReflect.Descriptor instead.
 func (*ListRangesReply) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{34}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ListRangesReply) GetRanges() []*RangeStatus {
@@ -2088,7 +2288,7 @@ type RangeStatus struct {
 
 func (x *RangeStatus) Reset() {
 	*x = RangeStatus{}
-	mi := &file_proto_control_control_proto_msgTypes[35]
+	mi := &file_proto_control_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2100,7 +2300,7 @@ func (x *RangeStatus) String() string {
 func (*RangeStatus) ProtoMessage() {}
 
 func (x *RangeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[35]
+	mi := &file_proto_control_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2113,7 +2313,7 @@ func (x *RangeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangeStatus.ProtoReflect.Descriptor instead.
 func (*RangeStatus) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{35}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RangeStatus) GetRange() uint64 {
@@ -2209,7 +2409,7 @@ type ShowUserRequest struct {
 
 func (x *ShowUserRequest) Reset() {
 	*x = ShowUserRequest{}
-	mi := &file_proto_control_control_proto_msgTypes[36]
+	mi := &file_proto_control_control_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2221,7 +2421,7 @@ func (x *ShowUserRequest) String() string {
 func (*ShowUserRequest) ProtoMessage() {}
 
 func (x *ShowUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[36]
+	mi := &file_proto_control_control_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2234,7 +2434,7 @@ func (x *ShowUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowUserRequest.ProtoReflect.Descriptor instead.
 func (*ShowUserRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{36}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ShowUserRequest) GetUser() string {
@@ -2264,7 +2464,7 @@ type ShowUserReply struct {
 
 func (x *ShowUserReply) Reset() {
 	*x = ShowUserReply{}
-	mi := &file_proto_control_control_proto_msgTypes[37]
+	mi := &file_proto_control_control_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2276,7 +2476,7 @@ func (x *ShowUserReply) String() string {
 func (*ShowUserReply) ProtoMessage() {}
 
 func (x *ShowUserReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[37]
+	mi := &file_proto_control_control_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2289,7 +2489,7 @@ func (x *ShowUserReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowUserReply.ProtoReflect.Descriptor instead.
 func (*ShowUserReply) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{37}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ShowUserReply) GetUser() uint64 {
@@ -2388,7 +2588,7 @@ type UserSession struct {
 
 func (x *UserSession) Reset() {
 	*x = UserSession{}
-	mi := &file_proto_control_control_proto_msgTypes[38]
+	mi := &file_proto_control_control_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2400,7 +2600,7 @@ func (x *UserSession) String() string {
 func (*UserSession) ProtoMessage() {}
 
 func (x *UserSession) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[38]
+	mi := &file_proto_control_control_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2413,7 +2613,7 @@ func (x *UserSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserSession.ProtoReflect.Descriptor instead.
 func (*UserSession) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{38}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *UserSession) GetDevice() string {
@@ -2457,7 +2657,7 @@ type UserDevice struct {
 
 func (x *UserDevice) Reset() {
 	*x = UserDevice{}
-	mi := &file_proto_control_control_proto_msgTypes[39]
+	mi := &file_proto_control_control_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2469,7 +2669,7 @@ func (x *UserDevice) String() string {
 func (*UserDevice) ProtoMessage() {}
 
 func (x *UserDevice) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[39]
+	mi := &file_proto_control_control_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2482,7 +2682,7 @@ func (x *UserDevice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserDevice.ProtoReflect.Descriptor instead.
 func (*UserDevice) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{39}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *UserDevice) GetDevice() string {
@@ -2520,6 +2720,134 @@ func (x *UserDevice) GetEnded() bool {
 	return false
 }
 
+type DisconnectUserRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"` // name or id
+	EndDevices    bool                   `protobuf:"varint,2,opt,name=end_devices,json=endDevices,proto3" json:"end_devices,omitempty"`
+	DryRun        bool                   `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DisconnectUserRequest) Reset() {
+	*x = DisconnectUserRequest{}
+	mi := &file_proto_control_control_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DisconnectUserRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DisconnectUserRequest) ProtoMessage() {}
+
+func (x *DisconnectUserRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DisconnectUserRequest.ProtoReflect.Descriptor instead.
+func (*DisconnectUserRequest) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *DisconnectUserRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *DisconnectUserRequest) GetEndDevices() bool {
+	if x != nil {
+		return x.EndDevices
+	}
+	return false
+}
+
+func (x *DisconnectUserRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+type DisconnectUserReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Closed        uint64                 `protobuf:"varint,3,opt,name=closed,proto3" json:"closed,omitempty"`                                 // connections
+	EndedDevices  uint64                 `protobuf:"varint,4,opt,name=ended_devices,json=endedDevices,proto3" json:"ended_devices,omitempty"` // logins
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DisconnectUserReply) Reset() {
+	*x = DisconnectUserReply{}
+	mi := &file_proto_control_control_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DisconnectUserReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DisconnectUserReply) ProtoMessage() {}
+
+func (x *DisconnectUserReply) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DisconnectUserReply.ProtoReflect.Descriptor instead.
+func (*DisconnectUserReply) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *DisconnectUserReply) GetUser() uint64 {
+	if x != nil {
+		return x.User
+	}
+	return 0
+}
+
+func (x *DisconnectUserReply) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DisconnectUserReply) GetClosed() uint64 {
+	if x != nil {
+		return x.Closed
+	}
+	return 0
+}
+
+func (x *DisconnectUserReply) GetEndedDevices() uint64 {
+	if x != nil {
+		return x.EndedDevices
+	}
+	return 0
+}
+
 type AddAccountRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -2533,7 +2861,7 @@ type AddAccountRequest struct {
 
 func (x *AddAccountRequest) Reset() {
 	*x = AddAccountRequest{}
-	mi := &file_proto_control_control_proto_msgTypes[40]
+	mi := &file_proto_control_control_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2545,7 +2873,7 @@ func (x *AddAccountRequest) String() string {
 func (*AddAccountRequest) ProtoMessage() {}
 
 func (x *AddAccountRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[40]
+	mi := &file_proto_control_control_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2558,7 +2886,7 @@ func (x *AddAccountRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddAccountRequest.ProtoReflect.Descriptor instead.
 func (*AddAccountRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{40}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *AddAccountRequest) GetName() string {
@@ -2611,7 +2939,7 @@ type AddAccountReply struct {
 
 func (x *AddAccountReply) Reset() {
 	*x = AddAccountReply{}
-	mi := &file_proto_control_control_proto_msgTypes[41]
+	mi := &file_proto_control_control_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2623,7 +2951,7 @@ func (x *AddAccountReply) String() string {
 func (*AddAccountReply) ProtoMessage() {}
 
 func (x *AddAccountReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[41]
+	mi := &file_proto_control_control_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2636,7 +2964,7 @@ func (x *AddAccountReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddAccountReply.ProtoReflect.Descriptor instead.
 func (*AddAccountReply) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{41}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *AddAccountReply) GetUser() uint64 {
@@ -2701,7 +3029,7 @@ type CellRecord struct {
 
 func (x *CellRecord) Reset() {
 	*x = CellRecord{}
-	mi := &file_proto_control_control_proto_msgTypes[42]
+	mi := &file_proto_control_control_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2713,7 +3041,7 @@ func (x *CellRecord) String() string {
 func (*CellRecord) ProtoMessage() {}
 
 func (x *CellRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[42]
+	mi := &file_proto_control_control_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2726,7 +3054,7 @@ func (x *CellRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CellRecord.ProtoReflect.Descriptor instead.
 func (*CellRecord) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{42}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *CellRecord) GetCell() string {
@@ -2784,7 +3112,7 @@ type NodeRecord struct {
 
 func (x *NodeRecord) Reset() {
 	*x = NodeRecord{}
-	mi := &file_proto_control_control_proto_msgTypes[43]
+	mi := &file_proto_control_control_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2796,7 +3124,7 @@ func (x *NodeRecord) String() string {
 func (*NodeRecord) ProtoMessage() {}
 
 func (x *NodeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[43]
+	mi := &file_proto_control_control_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2809,7 +3137,7 @@ func (x *NodeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeRecord.ProtoReflect.Descriptor instead.
 func (*NodeRecord) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{43}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *NodeRecord) GetNode() string {
@@ -2903,7 +3231,7 @@ type Load struct {
 
 func (x *Load) Reset() {
 	*x = Load{}
-	mi := &file_proto_control_control_proto_msgTypes[44]
+	mi := &file_proto_control_control_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2915,7 +3243,7 @@ func (x *Load) String() string {
 func (*Load) ProtoMessage() {}
 
 func (x *Load) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[44]
+	mi := &file_proto_control_control_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2928,7 +3256,7 @@ func (x *Load) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Load.ProtoReflect.Descriptor instead.
 func (*Load) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{44}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Load) GetSessions() uint64 {
@@ -2989,7 +3317,7 @@ type RangeRecord struct {
 
 func (x *RangeRecord) Reset() {
 	*x = RangeRecord{}
-	mi := &file_proto_control_control_proto_msgTypes[45]
+	mi := &file_proto_control_control_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3001,7 +3329,7 @@ func (x *RangeRecord) String() string {
 func (*RangeRecord) ProtoMessage() {}
 
 func (x *RangeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[45]
+	mi := &file_proto_control_control_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3014,7 +3342,7 @@ func (x *RangeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangeRecord.ProtoReflect.Descriptor instead.
 func (*RangeRecord) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{45}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *RangeRecord) GetRange() uint64 {
@@ -3076,7 +3404,7 @@ type RangeReplica struct {
 
 func (x *RangeReplica) Reset() {
 	*x = RangeReplica{}
-	mi := &file_proto_control_control_proto_msgTypes[46]
+	mi := &file_proto_control_control_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3088,7 +3416,7 @@ func (x *RangeReplica) String() string {
 func (*RangeReplica) ProtoMessage() {}
 
 func (x *RangeReplica) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[46]
+	mi := &file_proto_control_control_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3101,7 +3429,7 @@ func (x *RangeReplica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangeReplica.ProtoReflect.Descriptor instead.
 func (*RangeReplica) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{46}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *RangeReplica) GetId() uint64 {
@@ -3129,7 +3457,7 @@ type KeyRecord struct {
 
 func (x *KeyRecord) Reset() {
 	*x = KeyRecord{}
-	mi := &file_proto_control_control_proto_msgTypes[47]
+	mi := &file_proto_control_control_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3141,7 +3469,7 @@ func (x *KeyRecord) String() string {
 func (*KeyRecord) ProtoMessage() {}
 
 func (x *KeyRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[47]
+	mi := &file_proto_control_control_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3154,7 +3482,7 @@ func (x *KeyRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyRecord.ProtoReflect.Descriptor instead.
 func (*KeyRecord) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{47}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *KeyRecord) GetKid() string {
@@ -3182,14 +3510,15 @@ var File_proto_control_control_proto protoreflect.FileDescriptor
 
 const file_proto_control_control_proto_rawDesc = "" +
 	"\n" +
-	"\x1bproto/control/control.proto\x12\x11waggle.control.v1\"\xa2\x01\n" +
+	"\x1bproto/control/control.proto\x12\x11waggle.control.v1\"\xb6\x01\n" +
 	"\fLoginRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bpassword\x18\x02 \x01(\tR\bpassword\x12\x16\n" +
 	"\x06device\x18\x03 \x01(\tR\x06device\x12\x1a\n" +
 	"\bplatform\x18\x04 \x01(\tR\bplatform\x12\x14\n" +
 	"\x05nonce\x18\x05 \x01(\fR\x05nonce\x12\x18\n" +
-	"\aaddress\x18\x06 \x01(\tR\aaddress\"\xdc\x01\n" +
+	"\aaddress\x18\x06 \x01(\tR\aaddress\x12\x12\n" +
+	"\x04totp\x18\a \x01(\tR\x04totp\"\xdc\x01\n" +
 	"\n" +
 	"LoginReply\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x12\n" +
@@ -3264,7 +3593,17 @@ const file_proto_control_control_proto_rawDesc = "" +
 	"\n" +
 	"expires_ms\x18\x03 \x01(\x03R\texpiresMs\x12#\n" +
 	"\rrefresh_token\x18\x04 \x01(\tR\frefreshToken\x12\x16\n" +
-	"\x06device\x18\x05 \x01(\tR\x06device\"\x0f\n" +
+	"\x06device\x18\x05 \x01(\tR\x06device\"Q\n" +
+	"\vTOTPRequest\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\x12\x12\n" +
+	"\x04code\x18\x02 \x01(\tR\x04code\x12\x18\n" +
+	"\aaddress\x18\x03 \x01(\tR\aaddress\":\n" +
+	"\x0eSetupTOTPReply\x12\x16\n" +
+	"\x06secret\x18\x01 \x01(\tR\x06secret\x12\x10\n" +
+	"\x03url\x18\x02 \x01(\tR\x03url\"8\n" +
+	"\x0fEnableTOTPReply\x12%\n" +
+	"\x0erecovery_codes\x18\x01 \x03(\tR\rrecoveryCodes\"\x12\n" +
+	"\x10DisableTOTPReply\"\x0f\n" +
 	"\rStatusRequest\"\xdc\x02\n" +
 	"\vStatusReply\x12\x12\n" +
 	"\x04mode\x18\x01 \x01(\tR\x04mode\x12\x18\n" +
@@ -3364,7 +3703,17 @@ const file_proto_control_control_proto_rawDesc = "" +
 	"\bplatform\x18\x02 \x01(\tR\bplatform\x12\x19\n" +
 	"\blogin_ms\x18\x03 \x01(\x03R\aloginMs\x12#\n" +
 	"\rconfirmed_pts\x18\x04 \x01(\x04R\fconfirmedPts\x12\x14\n" +
-	"\x05ended\x18\x05 \x01(\bR\x05ended\"\x8c\x01\n" +
+	"\x05ended\x18\x05 \x01(\bR\x05ended\"e\n" +
+	"\x15DisconnectUserRequest\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12\x1f\n" +
+	"\vend_devices\x18\x02 \x01(\bR\n" +
+	"endDevices\x12\x17\n" +
+	"\adry_run\x18\x03 \x01(\bR\x06dryRun\"z\n" +
+	"\x13DisconnectUserReply\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
+	"\x06closed\x18\x03 \x01(\x04R\x06closed\x12#\n" +
+	"\rended_devices\x18\x04 \x01(\x04R\fendedDevices\"\x8c\x01\n" +
 	"\x11AddAccountRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05email\x18\x02 \x01(\tR\x05email\x12\x1a\n" +
@@ -3424,7 +3773,7 @@ const file_proto_control_control_proto_rawDesc = "" +
 	"\x03kid\x18\x01 \x01(\tR\x03kid\x12\x1d\n" +
 	"\n" +
 	"public_key\x18\x02 \x01(\fR\tpublicKey\x12\x19\n" +
-	"\badded_ms\x18\x03 \x01(\x03R\aaddedMs2\xfb\x05\n" +
+	"\badded_ms\x18\x03 \x01(\x03R\aaddedMs2\xf1\a\n" +
 	"\bAccounts\x12G\n" +
 	"\x05Login\x12\x1f.waggle.control.v1.LoginRequest\x1a\x1d.waggle.control.v1.LoginReply\x12J\n" +
 	"\x06Logout\x12 .waggle.control.v1.LogoutRequest\x1a\x1e.waggle.control.v1.LogoutReply\x12P\n" +
@@ -3435,7 +3784,11 @@ const file_proto_control_control_proto_rawDesc = "" +
 	"\bRegister\x12\".waggle.control.v1.RegisterRequest\x1a .waggle.control.v1.RegisterReply\x12\\\n" +
 	"\fCheckAccount\x12&.waggle.control.v1.CheckAccountRequest\x1a$.waggle.control.v1.CheckAccountReply\x12_\n" +
 	"\rResetPassword\x12'.waggle.control.v1.ResetPasswordRequest\x1a%.waggle.control.v1.ResetPasswordReply\x12M\n" +
-	"\aRefresh\x12!.waggle.control.v1.RefreshRequest\x1a\x1f.waggle.control.v1.RefreshReply2\xab\x05\n" +
+	"\aRefresh\x12!.waggle.control.v1.RefreshRequest\x1a\x1f.waggle.control.v1.RefreshReply\x12N\n" +
+	"\tSetupTOTP\x12\x1e.waggle.control.v1.TOTPRequest\x1a!.waggle.control.v1.SetupTOTPReply\x12P\n" +
+	"\n" +
+	"EnableTOTP\x12\x1e.waggle.control.v1.TOTPRequest\x1a\".waggle.control.v1.EnableTOTPReply\x12R\n" +
+	"\vDisableTOTP\x12\x1e.waggle.control.v1.TOTPRequest\x1a#.waggle.control.v1.DisableTOTPReply2\x8f\x06\n" +
 	"\bOperator\x12J\n" +
 	"\x06Status\x12 .waggle.control.v1.StatusRequest\x1a\x1e.waggle.control.v1.StatusReply\x12S\n" +
 	"\tListCells\x12#.waggle.control.v1.ListCellsRequest\x1a!.waggle.control.v1.ListCellsReply\x12M\n" +
@@ -3444,7 +3797,8 @@ const file_proto_control_control_proto_rawDesc = "" +
 	"\tListEdges\x12#.waggle.control.v1.ListEdgesRequest\x1a!.waggle.control.v1.ListEdgesReply\x12V\n" +
 	"\n" +
 	"ListRanges\x12$.waggle.control.v1.ListRangesRequest\x1a\".waggle.control.v1.ListRangesReply\x12P\n" +
-	"\bShowUser\x12\".waggle.control.v1.ShowUserRequest\x1a .waggle.control.v1.ShowUserReply\x12[\n" +
+	"\bShowUser\x12\".waggle.control.v1.ShowUserRequest\x1a .waggle.control.v1.ShowUserReply\x12b\n" +
+	"\x0eDisconnectUser\x12(.waggle.control.v1.DisconnectUserRequest\x1a&.waggle.control.v1.DisconnectUserReply\x12[\n" +
 	"\vAddAccounts\x12$.waggle.control.v1.AddAccountRequest\x1a\".waggle.control.v1.AddAccountReply(\x010\x01B5Z3github.com/waggle-im/waggle/proto/control;controlpbb\x06proto3"
 
 var (
@@ -3459,72 +3813,78 @@ func file_proto_control_control_proto_rawDescGZIP() []byte {
 	return file_proto_control_control_proto_rawDescData
 }
 
-var file_proto_control_control_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
+var file_proto_control_control_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
 var file_proto_control_control_proto_goTypes = []any{
-	(*LoginRequest)(nil),         // 0: waggle.control.v1.LoginRequest
-	(*LoginReply)(nil),           // 1: waggle.control.v1.LoginReply
-	(*EdgeAddress)(nil),          // 2: waggle.control.v1.EdgeAddress
-	(*LogoutRequest)(nil),        // 3: waggle.control.v1.LogoutRequest
-	(*LogoutReply)(nil),          // 4: waggle.control.v1.LogoutReply
-	(*FindUserRequest)(nil),      // 5: waggle.control.v1.FindUserRequest
-	(*FindUserReply)(nil),        // 6: waggle.control.v1.FindUserReply
-	(*FindPeopleRequest)(nil),    // 7: waggle.control.v1.FindPeopleRequest
-	(*FindPeopleReply)(nil),      // 8: waggle.control.v1.FindPeopleReply
-	(*FoundPerson)(nil),          // 9: waggle.control.v1.FoundPerson
-	(*SendCodeRequest)(nil),      // 10: waggle.control.v1.SendCodeRequest
-	(*SendCodeReply)(nil),        // 11: waggle.control.v1.SendCodeReply
-	(*RegisterRequest)(nil),      // 12: waggle.control.v1.RegisterRequest
-	(*RegisterReply)(nil),        // 13: waggle.control.v1.RegisterReply
-	(*CheckAccountRequest)(nil),  // 14: waggle.control.v1.CheckAccountRequest
-	(*CheckAccountReply)(nil),    // 15: waggle.control.v1.CheckAccountReply
-	(*ResetPasswordRequest)(nil), // 16: waggle.control.v1.ResetPasswordRequest
-	(*ResetPasswordReply)(nil),   // 17: waggle.control.v1.ResetPasswordReply
-	(*RefreshRequest)(nil),       // 18: waggle.control.v1.RefreshRequest
-	(*RefreshReply)(nil),         // 19: waggle.control.v1.RefreshReply
-	(*StatusRequest)(nil),        // 20: waggle.control.v1.StatusRequest
-	(*StatusReply)(nil),          // 21: waggle.control.v1.StatusReply
-	(*ListCellsRequest)(nil),     // 22: waggle.control.v1.ListCellsRequest
-	(*ListCellsReply)(nil),       // 23: waggle.control.v1.ListCellsReply
-	(*CellStatus)(nil),           // 24: waggle.control.v1.CellStatus
-	(*AddCellRequest)(nil),       // 25: waggle.control.v1.AddCellRequest
-	(*AddCellReply)(nil),         // 26: waggle.control.v1.AddCellReply
-	(*ListNodesRequest)(nil),     // 27: waggle.control.v1.ListNodesRequest
-	(*ListNodesReply)(nil),       // 28: waggle.control.v1.ListNodesReply
-	(*NodeStatus)(nil),           // 29: waggle.control.v1.NodeStatus
-	(*ListEdgesRequest)(nil),     // 30: waggle.control.v1.ListEdgesRequest
-	(*ListEdgesReply)(nil),       // 31: waggle.control.v1.ListEdgesReply
-	(*EdgeStatus)(nil),           // 32: waggle.control.v1.EdgeStatus
-	(*ListRangesRequest)(nil),    // 33: waggle.control.v1.ListRangesRequest
-	(*ListRangesReply)(nil),      // 34: waggle.control.v1.ListRangesReply
-	(*RangeStatus)(nil),          // 35: waggle.control.v1.RangeStatus
-	(*ShowUserRequest)(nil),      // 36: waggle.control.v1.ShowUserRequest
-	(*ShowUserReply)(nil),        // 37: waggle.control.v1.ShowUserReply
-	(*UserSession)(nil),          // 38: waggle.control.v1.UserSession
-	(*UserDevice)(nil),           // 39: waggle.control.v1.UserDevice
-	(*AddAccountRequest)(nil),    // 40: waggle.control.v1.AddAccountRequest
-	(*AddAccountReply)(nil),      // 41: waggle.control.v1.AddAccountReply
-	(*CellRecord)(nil),           // 42: waggle.control.v1.CellRecord
-	(*NodeRecord)(nil),           // 43: waggle.control.v1.NodeRecord
-	(*Load)(nil),                 // 44: waggle.control.v1.Load
-	(*RangeRecord)(nil),          // 45: waggle.control.v1.RangeRecord
-	(*RangeReplica)(nil),         // 46: waggle.control.v1.RangeReplica
-	(*KeyRecord)(nil),            // 47: waggle.control.v1.KeyRecord
+	(*LoginRequest)(nil),          // 0: waggle.control.v1.LoginRequest
+	(*LoginReply)(nil),            // 1: waggle.control.v1.LoginReply
+	(*EdgeAddress)(nil),           // 2: waggle.control.v1.EdgeAddress
+	(*LogoutRequest)(nil),         // 3: waggle.control.v1.LogoutRequest
+	(*LogoutReply)(nil),           // 4: waggle.control.v1.LogoutReply
+	(*FindUserRequest)(nil),       // 5: waggle.control.v1.FindUserRequest
+	(*FindUserReply)(nil),         // 6: waggle.control.v1.FindUserReply
+	(*FindPeopleRequest)(nil),     // 7: waggle.control.v1.FindPeopleRequest
+	(*FindPeopleReply)(nil),       // 8: waggle.control.v1.FindPeopleReply
+	(*FoundPerson)(nil),           // 9: waggle.control.v1.FoundPerson
+	(*SendCodeRequest)(nil),       // 10: waggle.control.v1.SendCodeRequest
+	(*SendCodeReply)(nil),         // 11: waggle.control.v1.SendCodeReply
+	(*RegisterRequest)(nil),       // 12: waggle.control.v1.RegisterRequest
+	(*RegisterReply)(nil),         // 13: waggle.control.v1.RegisterReply
+	(*CheckAccountRequest)(nil),   // 14: waggle.control.v1.CheckAccountRequest
+	(*CheckAccountReply)(nil),     // 15: waggle.control.v1.CheckAccountReply
+	(*ResetPasswordRequest)(nil),  // 16: waggle.control.v1.ResetPasswordRequest
+	(*ResetPasswordReply)(nil),    // 17: waggle.control.v1.ResetPasswordReply
+	(*RefreshRequest)(nil),        // 18: waggle.control.v1.RefreshRequest
+	(*RefreshReply)(nil),          // 19: waggle.control.v1.RefreshReply
+	(*TOTPRequest)(nil),           // 20: waggle.control.v1.TOTPRequest
+	(*SetupTOTPReply)(nil),        // 21: waggle.control.v1.SetupTOTPReply
+	(*EnableTOTPReply)(nil),       // 22: waggle.control.v1.EnableTOTPReply
+	(*DisableTOTPReply)(nil),      // 23: waggle.control.v1.DisableTOTPReply
+	(*StatusRequest)(nil),         // 24: waggle.control.v1.StatusRequest
+	(*StatusReply)(nil),           // 25: waggle.control.v1.StatusReply
+	(*ListCellsRequest)(nil),      // 26: waggle.control.v1.ListCellsRequest
+	(*ListCellsReply)(nil),        // 27: waggle.control.v1.ListCellsReply
+	(*CellStatus)(nil),            // 28: waggle.control.v1.CellStatus
+	(*AddCellRequest)(nil),        // 29: waggle.control.v1.AddCellRequest
+	(*AddCellReply)(nil),          // 30: waggle.control.v1.AddCellReply
+	(*ListNodesRequest)(nil),      // 31: waggle.control.v1.ListNodesRequest
+	(*ListNodesReply)(nil),        // 32: waggle.control.v1.ListNodesReply
+	(*NodeStatus)(nil),            // 33: waggle.control.v1.NodeStatus
+	(*ListEdgesRequest)(nil),      // 34: waggle.control.v1.ListEdgesRequest
+	(*ListEdgesReply)(nil),        // 35: waggle.control.v1.ListEdgesReply
+	(*EdgeStatus)(nil),            // 36: waggle.control.v1.EdgeStatus
+	(*ListRangesRequest)(nil),     // 37: waggle.control.v1.ListRangesRequest
+	(*ListRangesReply)(nil),       // 38: waggle.control.v1.ListRangesReply
+	(*RangeStatus)(nil),           // 39: waggle.control.v1.RangeStatus
+	(*ShowUserRequest)(nil),       // 40: waggle.control.v1.ShowUserRequest
+	(*ShowUserReply)(nil),         // 41: waggle.control.v1.ShowUserReply
+	(*UserSession)(nil),           // 42: waggle.control.v1.UserSession
+	(*UserDevice)(nil),            // 43: waggle.control.v1.UserDevice
+	(*DisconnectUserRequest)(nil), // 44: waggle.control.v1.DisconnectUserRequest
+	(*DisconnectUserReply)(nil),   // 45: waggle.control.v1.DisconnectUserReply
+	(*AddAccountRequest)(nil),     // 46: waggle.control.v1.AddAccountRequest
+	(*AddAccountReply)(nil),       // 47: waggle.control.v1.AddAccountReply
+	(*CellRecord)(nil),            // 48: waggle.control.v1.CellRecord
+	(*NodeRecord)(nil),            // 49: waggle.control.v1.NodeRecord
+	(*Load)(nil),                  // 50: waggle.control.v1.Load
+	(*RangeRecord)(nil),           // 51: waggle.control.v1.RangeRecord
+	(*RangeReplica)(nil),          // 52: waggle.control.v1.RangeReplica
+	(*KeyRecord)(nil),             // 53: waggle.control.v1.KeyRecord
 }
 var file_proto_control_control_proto_depIdxs = []int32{
 	2,  // 0: waggle.control.v1.LoginReply.edges:type_name -> waggle.control.v1.EdgeAddress
 	9,  // 1: waggle.control.v1.FindPeopleReply.people:type_name -> waggle.control.v1.FoundPerson
-	24, // 2: waggle.control.v1.StatusReply.cells:type_name -> waggle.control.v1.CellStatus
-	29, // 3: waggle.control.v1.StatusReply.nodes:type_name -> waggle.control.v1.NodeStatus
-	32, // 4: waggle.control.v1.StatusReply.edges:type_name -> waggle.control.v1.EdgeStatus
-	24, // 5: waggle.control.v1.ListCellsReply.cells:type_name -> waggle.control.v1.CellStatus
-	24, // 6: waggle.control.v1.AddCellReply.cell:type_name -> waggle.control.v1.CellStatus
-	29, // 7: waggle.control.v1.ListNodesReply.nodes:type_name -> waggle.control.v1.NodeStatus
-	32, // 8: waggle.control.v1.ListEdgesReply.edges:type_name -> waggle.control.v1.EdgeStatus
-	35, // 9: waggle.control.v1.ListRangesReply.ranges:type_name -> waggle.control.v1.RangeStatus
-	38, // 10: waggle.control.v1.ShowUserReply.sessions:type_name -> waggle.control.v1.UserSession
-	39, // 11: waggle.control.v1.ShowUserReply.devices:type_name -> waggle.control.v1.UserDevice
-	44, // 12: waggle.control.v1.NodeRecord.load:type_name -> waggle.control.v1.Load
-	46, // 13: waggle.control.v1.RangeRecord.replicas:type_name -> waggle.control.v1.RangeReplica
+	28, // 2: waggle.control.v1.StatusReply.cells:type_name -> waggle.control.v1.CellStatus
+	33, // 3: waggle.control.v1.StatusReply.nodes:type_name -> waggle.control.v1.NodeStatus
+	36, // 4: waggle.control.v1.StatusReply.edges:type_name -> waggle.control.v1.EdgeStatus
+	28, // 5: waggle.control.v1.ListCellsReply.cells:type_name -> waggle.control.v1.CellStatus
+	28, // 6: waggle.control.v1.AddCellReply.cell:type_name -> waggle.control.v1.CellStatus
+	33, // 7: waggle.control.v1.ListNodesReply.nodes:type_name -> waggle.control.v1.NodeStatus
+	36, // 8: waggle.control.v1.ListEdgesReply.edges:type_name -> waggle.control.v1.EdgeStatus
+	39, // 9: waggle.control.v1.ListRangesReply.ranges:type_name -> waggle.control.v1.RangeStatus
+	42, // 10: waggle.control.v1.ShowUserReply.sessions:type_name -> waggle.control.v1.UserSession
+	43, // 11: waggle.control.v1.ShowUserReply.devices:type_name -> waggle.control.v1.UserDevice
+	50, // 12: waggle.control.v1.NodeRecord.load:type_name -> waggle.control.v1.Load
+	52, // 13: waggle.control.v1.RangeRecord.replicas:type_name -> waggle.control.v1.RangeReplica
 	0,  // 14: waggle.control.v1.Accounts.Login:input_type -> waggle.control.v1.LoginRequest
 	3,  // 15: waggle.control.v1.Accounts.Logout:input_type -> waggle.control.v1.LogoutRequest
 	5,  // 16: waggle.control.v1.Accounts.FindUser:input_type -> waggle.control.v1.FindUserRequest
@@ -3534,33 +3894,41 @@ var file_proto_control_control_proto_depIdxs = []int32{
 	14, // 20: waggle.control.v1.Accounts.CheckAccount:input_type -> waggle.control.v1.CheckAccountRequest
 	16, // 21: waggle.control.v1.Accounts.ResetPassword:input_type -> waggle.control.v1.ResetPasswordRequest
 	18, // 22: waggle.control.v1.Accounts.Refresh:input_type -> waggle.control.v1.RefreshRequest
-	20, // 23: waggle.control.v1.Operator.Status:input_type -> waggle.control.v1.StatusRequest
-	22, // 24: waggle.control.v1.Operator.ListCells:input_type -> waggle.control.v1.ListCellsRequest
-	25, // 25: waggle.control.v1.Operator.AddCell:input_type -> waggle.control.v1.AddCellRequest
-	27, // 26: waggle.control.v1.Operator.ListNodes:input_type -> waggle.control.v1.ListNodesRequest
-	30, // 27: waggle.control.v1.Operator.ListEdges:input_type -> waggle.control.v1.ListEdgesRequest
-	33, // 28: waggle.control.v1.Operator.ListRanges:input_type -> waggle.control.v1.ListRangesRequest
-	36, // 29: waggle.control.v1.Operator.ShowUser:input_type -> waggle.control.v1.ShowUserRequest
-	40, // 30: waggle.control.v1.Operator.AddAccounts:input_type -> waggle.control.v1.AddAccountRequest
-	1,  // 31: waggle.control.v1.Accounts.Login:output_type -> waggle.control.v1.LoginReply
-	4,  // 32: waggle.control.v1.Accounts.Logout:output_type -> waggle.control.v1.LogoutReply
-	6,  // 33: waggle.control.v1.Accounts.FindUser:output_type -> waggle.control.v1.FindUserReply
-	8,  // 34: waggle.control.v1.Accounts.FindPeople:output_type -> waggle.control.v1.FindPeopleReply
-	11, // 35: waggle.control.v1.Accounts.SendCode:output_type -> waggle.control.v1.SendCodeReply
-	13, // 36: waggle.control.v1.Accounts.Register:output_type -> waggle.control.v1.RegisterReply
-	15, // 37: waggle.control.v1.Accounts.CheckAccount:output_type -> waggle.control.v1.CheckAccountReply
-	17, // 38: waggle.control.v1.Accounts.ResetPassword:output_type -> waggle.control.v1.ResetPasswordReply
-	19, // 39: waggle.control.v1.Accounts.Refresh:output_type -> waggle.control.v1.RefreshReply
-	21, // 40: waggle.control.v1.Operator.Status:output_type -> waggle.control.v1.StatusReply
-	23, // 41: waggle.control.v1.Operator.ListCells:output_type -> waggle.control.v1.ListCellsReply
-	26, // 42: waggle.control.v1.Operator.AddCell:output_type -> waggle.control.v1.AddCellReply
-	28, // 43: waggle.control.v1.Operator.ListNodes:output_type -> waggle.control.v1.ListNodesReply
-	31, // 44: waggle.control.v1.Operator.ListEdges:output_type -> waggle.control.v1.ListEdgesReply
-	34, // 45: waggle.control.v1.Operator.ListRanges:output_type -> waggle.control.v1.ListRangesReply
-	37, // 46: waggle.control.v1.Operator.ShowUser:output_type -> waggle.control.v1.ShowUserReply
-	41, // 47: waggle.control.v1.Operator.AddAccounts:output_type -> waggle.control.v1.AddAccountReply
-	31, // [31:48] is the sub-list for method output_type
-	14, // [14:31] is the sub-list for method input_type
+	20, // 23: waggle.control.v1.Accounts.SetupTOTP:input_type -> waggle.control.v1.TOTPRequest
+	20, // 24: waggle.control.v1.Accounts.EnableTOTP:input_type -> waggle.control.v1.TOTPRequest
+	20, // 25: waggle.control.v1.Accounts.DisableTOTP:input_type -> waggle.control.v1.TOTPRequest
+	24, // 26: waggle.control.v1.Operator.Status:input_type -> waggle.control.v1.StatusRequest
+	26, // 27: waggle.control.v1.Operator.ListCells:input_type -> waggle.control.v1.ListCellsRequest
+	29, // 28: waggle.control.v1.Operator.AddCell:input_type -> waggle.control.v1.AddCellRequest
+	31, // 29: waggle.control.v1.Operator.ListNodes:input_type -> waggle.control.v1.ListNodesRequest
+	34, // 30: waggle.control.v1.Operator.ListEdges:input_type -> waggle.control.v1.ListEdgesRequest
+	37, // 31: waggle.control.v1.Operator.ListRanges:input_type -> waggle.control.v1.ListRangesRequest
+	40, // 32: waggle.control.v1.Operator.ShowUser:input_type -> waggle.control.v1.ShowUserRequest
+	44, // 33: waggle.control.v1.Operator.DisconnectUser:input_type -> waggle.control.v1.DisconnectUserRequest
+	46, // 34: waggle.control.v1.Operator.AddAccounts:input_type -> waggle.control.v1.AddAccountRequest
+	1,  // 35: waggle.control.v1.Accounts.Login:output_type -> waggle.control.v1.LoginReply
+	4,  // 36: waggle.control.v1.Accounts.Logout:output_type -> waggle.control.v1.LogoutReply
+	6,  // 37: waggle.control.v1.Accounts.FindUser:output_type -> waggle.control.v1.FindUserReply
+	8,  // 38: waggle.control.v1.Accounts.FindPeople:output_type -> waggle.control.v1.FindPeopleReply
+	11, // 39: waggle.control.v1.Accounts.SendCode:output_type -> waggle.control.v1.SendCodeReply
+	13, // 40: waggle.control.v1.Accounts.Register:output_type -> waggle.control.v1.RegisterReply
+	15, // 41: waggle.control.v1.Accounts.CheckAccount:output_type -> waggle.control.v1.CheckAccountReply
+	17, // 42: waggle.control.v1.Accounts.ResetPassword:output_type -> waggle.control.v1.ResetPasswordReply
+	19, // 43: waggle.control.v1.Accounts.Refresh:output_type -> waggle.control.v1.RefreshReply
+	21, // 44: waggle.control.v1.Accounts.SetupTOTP:output_type -> waggle.control.v1.SetupTOTPReply
+	22, // 45: waggle.control.v1.Accounts.EnableTOTP:output_type -> waggle.control.v1.EnableTOTPReply
+	23, // 46: waggle.control.v1.Accounts.DisableTOTP:output_type -> waggle.control.v1.DisableTOTPReply
+	25, // 47: waggle.control.v1.Operator.Status:output_type -> waggle.control.v1.StatusReply
+	27, // 48: waggle.control.v1.Operator.ListCells:output_type -> waggle.control.v1.ListCellsReply
+	30, // 49: waggle.control.v1.Operator.AddCell:output_type -> waggle.control.v1.AddCellReply
+	32, // 50: waggle.control.v1.Operator.ListNodes:output_type -> waggle.control.v1.ListNodesReply
+	35, // 51: waggle.control.v1.Operator.ListEdges:output_type -> waggle.control.v1.ListEdgesReply
+	38, // 52: waggle.control.v1.Operator.ListRanges:output_type -> waggle.control.v1.ListRangesReply
+	41, // 53: waggle.control.v1.Operator.ShowUser:output_type -> waggle.control.v1.ShowUserReply
+	45, // 54: waggle.control.v1.Operator.DisconnectUser:output_type -> waggle.control.v1.DisconnectUserReply
+	47, // 55: waggle.control.v1.Operator.AddAccounts:output_type -> waggle.control.v1.AddAccountReply
+	35, // [35:56] is the sub-list for method output_type
+	14, // [14:35] is the sub-list for method input_type
 	14, // [14:14] is the sub-list for extension type_name
 	14, // [14:14] is the sub-list for extension extendee
 	0,  // [0:14] is the sub-list for field type_name
@@ -3577,7 +3945,7 @@ func file_proto_control_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_control_control_proto_rawDesc), len(file_proto_control_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   48,
+			NumMessages:   54,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -31,6 +31,9 @@ const (
 	Accounts_CheckAccount_FullMethodName  = "/waggle.control.v1.Accounts/CheckAccount"
 	Accounts_ResetPassword_FullMethodName = "/waggle.control.v1.Accounts/ResetPassword"
 	Accounts_Refresh_FullMethodName       = "/waggle.control.v1.Accounts/Refresh"
+	Accounts_SetupTOTP_FullMethodName     = "/waggle.control.v1.Accounts/SetupTOTP"
+	Accounts_EnableTOTP_FullMethodName    = "/waggle.control.v1.Accounts/EnableTOTP"
+	Accounts_DisableTOTP_FullMethodName   = "/waggle.control.v1.Accounts/DisableTOTP"
 )
 
 // AccountsClient is the client API for Accounts service.
@@ -55,6 +58,11 @@ type AccountsClient interface {
 	ResetPassword(ctx context.Context, in *ResetPasswordRequest, opts ...grpc.CallOption) (*ResetPasswordReply, error)
 	// Refresh gives a new token and rotates the refresh token.
 	Refresh(ctx context.Context, in *RefreshRequest, opts ...grpc.CallOption) (*RefreshReply, error)
+	// SetupTOTP makes a secret for a second factor, which EnableTOTP turns on
+	// and DisableTOTP off.
+	SetupTOTP(ctx context.Context, in *TOTPRequest, opts ...grpc.CallOption) (*SetupTOTPReply, error)
+	EnableTOTP(ctx context.Context, in *TOTPRequest, opts ...grpc.CallOption) (*EnableTOTPReply, error)
+	DisableTOTP(ctx context.Context, in *TOTPRequest, opts ...grpc.CallOption) (*DisableTOTPReply, error)
 }
 
 type accountsClient struct {
@@ -155,6 +163,36 @@ func (c *accountsClient) Refresh(ctx context.Context, in *RefreshRequest, opts .
 	return out, nil
 }
 
+func (c *accountsClient) SetupTOTP(ctx context.Context, in *TOTPRequest, opts ...grpc.CallOption) (*SetupTOTPReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetupTOTPReply)
+	err := c.cc.Invoke(ctx, Accounts_SetupTOTP_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *accountsClient) EnableTOTP(ctx context.Context, in *TOTPRequest, opts ...grpc.CallOption) (*EnableTOTPReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(EnableTOTPReply)
+	err := c.cc.Invoke(ctx, Accounts_EnableTOTP_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *accountsClient) DisableTOTP(ctx context.Context, in *TOTPRequest, opts ...grpc.CallOption) (*DisableTOTPReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DisableTOTPReply)
+	err := c.cc.Invoke(ctx, Accounts_DisableTOTP_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AccountsServer is the server API for Accounts service.
 // All implementations must embed UnimplementedAccountsServer
 // for forward compatibility.
@@ -177,6 +215,11 @@ type AccountsServer interface {
 	ResetPassword(context.Context, *ResetPasswordRequest) (*ResetPasswordReply, error)
 	// Refresh gives a new token and rotates the refresh token.
 	Refresh(context.Context, *RefreshRequest) (*RefreshReply, error)
+	// SetupTOTP makes a secret for a second factor, which EnableTOTP turns on
+	// and DisableTOTP off.
+	SetupTOTP(context.Context, *TOTPRequest) (*SetupTOTPReply, error)
+	EnableTOTP(context.Context, *TOTPRequest) (*EnableTOTPReply, error)
+	DisableTOTP(context.Context, *TOTPRequest) (*DisableTOTPReply, error)
 	mustEmbedUnimplementedAccountsServer()
 }
 
@@ -213,6 +256,15 @@ func (UnimplementedAccountsServer) ResetPassword(context.Context, *ResetPassword
 }
 func (UnimplementedAccountsServer) Refresh(context.Context, *RefreshRequest) (*RefreshReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Refresh not implemented")
+}
+func (UnimplementedAccountsServer) SetupTOTP(context.Context, *TOTPRequest) (*SetupTOTPReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetupTOTP not implemented")
+}
+func (UnimplementedAccountsServer) EnableTOTP(context.Context, *TOTPRequest) (*EnableTOTPReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method EnableTOTP not implemented")
+}
+func (UnimplementedAccountsServer) DisableTOTP(context.Context, *TOTPRequest) (*DisableTOTPReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method DisableTOTP not implemented")
 }
 func (UnimplementedAccountsServer) mustEmbedUnimplementedAccountsServer() {}
 func (UnimplementedAccountsServer) testEmbeddedByValue()                  {}
@@ -397,6 +449,60 @@ func _Accounts_Refresh_Handler(srv interface{}, ctx context.Context, dec func(in
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Accounts_SetupTOTP_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TOTPRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccountsServer).SetupTOTP(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Accounts_SetupTOTP_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccountsServer).SetupTOTP(ctx, req.(*TOTPRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Accounts_EnableTOTP_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TOTPRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccountsServer).EnableTOTP(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Accounts_EnableTOTP_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccountsServer).EnableTOTP(ctx, req.(*TOTPRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Accounts_DisableTOTP_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TOTPRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccountsServer).DisableTOTP(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Accounts_DisableTOTP_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccountsServer).DisableTOTP(ctx, req.(*TOTPRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Accounts_ServiceDesc is the grpc.ServiceDesc for Accounts service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -440,20 +546,33 @@ var Accounts_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "Refresh",
 			Handler:    _Accounts_Refresh_Handler,
 		},
+		{
+			MethodName: "SetupTOTP",
+			Handler:    _Accounts_SetupTOTP_Handler,
+		},
+		{
+			MethodName: "EnableTOTP",
+			Handler:    _Accounts_EnableTOTP_Handler,
+		},
+		{
+			MethodName: "DisableTOTP",
+			Handler:    _Accounts_DisableTOTP_Handler,
+		},
 	},
 	Streams:  []grpc.StreamDesc{},
 	Metadata: "proto/control/control.proto",
 }
 
 const (
-	Operator_Status_FullMethodName      = "/waggle.control.v1.Operator/Status"
-	Operator_ListCells_FullMethodName   = "/waggle.control.v1.Operator/ListCells"
-	Operator_AddCell_FullMethodName     = "/waggle.control.v1.Operator/AddCell"
-	Operator_ListNodes_FullMethodName   = "/waggle.control.v1.Operator/ListNodes"
-	Operator_ListEdges_FullMethodName   = "/waggle.control.v1.Operator/ListEdges"
-	Operator_ListRanges_FullMethodName  = "/waggle.control.v1.Operator/ListRanges"
-	Operator_ShowUser_FullMethodName    = "/waggle.control.v1.Operator/ShowUser"
-	Operator_AddAccounts_FullMethodName = "/waggle.control.v1.Operator/AddAccounts"
+	Operator_Status_FullMethodName         = "/waggle.control.v1.Operator/Status"
+	Operator_ListCells_FullMethodName      = "/waggle.control.v1.Operator/ListCells"
+	Operator_AddCell_FullMethodName        = "/waggle.control.v1.Operator/AddCell"
+	Operator_ListNodes_FullMethodName      = "/waggle.control.v1.Operator/ListNodes"
+	Operator_ListEdges_FullMethodName      = "/waggle.control.v1.Operator/ListEdges"
+	Operator_ListRanges_FullMethodName     = "/waggle.control.v1.Operator/ListRanges"
+	Operator_ShowUser_FullMethodName       = "/waggle.control.v1.Operator/ShowUser"
+	Operator_DisconnectUser_FullMethodName = "/waggle.control.v1.Operator/DisconnectUser"
+	Operator_AddAccounts_FullMethodName    = "/waggle.control.v1.Operator/AddAccounts"
 )
 
 // OperatorClient is the client API for Operator service.
@@ -469,6 +588,9 @@ type OperatorClient interface {
 	ListEdges(ctx context.Context, in *ListEdgesRequest, opts ...grpc.CallOption) (*ListEdgesReply, error)
 	ListRanges(ctx context.Context, in *ListRangesRequest, opts ...grpc.CallOption) (*ListRangesReply, error)
 	ShowUser(ctx context.Context, in *ShowUserRequest, opts ...grpc.CallOption) (*ShowUserReply, error)
+	// DisconnectUser closes the connections of a user, and ends his logins if
+	// that is asked.
+	DisconnectUser(ctx context.Context, in *DisconnectUserRequest, opts ...grpc.CallOption) (*DisconnectUserReply, error)
 	// AddAccounts answers each account as it is done, in the order asked.
 	AddAccounts(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[AddAccountRequest, AddAccountReply], error)
 }
@@ -551,6 +673,16 @@ func (c *operatorClient) ShowUser(ctx context.Context, in *ShowUserRequest, opts
 	return out, nil
 }
 
+func (c *operatorClient) DisconnectUser(ctx context.Context, in *DisconnectUserRequest, opts ...grpc.CallOption) (*DisconnectUserReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DisconnectUserReply)
+	err := c.cc.Invoke(ctx, Operator_DisconnectUser_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *operatorClient) AddAccounts(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[AddAccountRequest, AddAccountReply], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &Operator_ServiceDesc.Streams[0], Operator_AddAccounts_FullMethodName, cOpts...)
@@ -577,6 +709,9 @@ type OperatorServer interface {
 	ListEdges(context.Context, *ListEdgesRequest) (*ListEdgesReply, error)
 	ListRanges(context.Context, *ListRangesRequest) (*ListRangesReply, error)
 	ShowUser(context.Context, *ShowUserRequest) (*ShowUserReply, error)
+	// DisconnectUser closes the connections of a user, and ends his logins if
+	// that is asked.
+	DisconnectUser(context.Context, *DisconnectUserRequest) (*DisconnectUserReply, error)
 	// AddAccounts answers each account as it is done, in the order asked.
 	AddAccounts(grpc.BidiStreamingServer[AddAccountRequest, AddAccountReply]) error
 	mustEmbedUnimplementedOperatorServer()
@@ -609,6 +744,9 @@ func (UnimplementedOperatorServer) ListRanges(context.Context, *ListRangesReques
 }
 func (UnimplementedOperatorServer) ShowUser(context.Context, *ShowUserRequest) (*ShowUserReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method ShowUser not implemented")
+}
+func (UnimplementedOperatorServer) DisconnectUser(context.Context, *DisconnectUserRequest) (*DisconnectUserReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method DisconnectUser not implemented")
 }
 func (UnimplementedOperatorServer) AddAccounts(grpc.BidiStreamingServer[AddAccountRequest, AddAccountReply]) error {
 	return status.Error(codes.Unimplemented, "method AddAccounts not implemented")
@@ -760,6 +898,24 @@ func _Operator_ShowUser_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Operator_DisconnectUser_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DisconnectUserRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).DisconnectUser(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_DisconnectUser_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).DisconnectUser(ctx, req.(*DisconnectUserRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Operator_AddAccounts_Handler(srv interface{}, stream grpc.ServerStream) error {
 	return srv.(OperatorServer).AddAccounts(&grpc.GenericServerStream[AddAccountRequest, AddAccountReply]{ServerStream: stream})
 }
@@ -801,6 +957,10 @@ var Operator_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ShowUser",
 			Handler:    _Operator_ShowUser_Handler,
+		},
+		{
+			MethodName: "DisconnectUser",
+			Handler:    _Operator_DisconnectUser_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -49,7 +49,9 @@ func (m *Machine) refreshDevice(c *cellpb.RefreshDevice) *cellpb.Result {
 	case slices.ContainsFunc(d.NextHashes, same):
 		d.RefreshHash, d.NextHashes = c.Hash, [][]byte{c.NextHash}
 	default:
-		d.Ended, result.Ended = true, true
+		result.Ended = true
+		m.endDevice(user, c.Device, d, proto.CodeSessionEnded)
+		return result
 	}
 	m.put(key, d)
 	return result

@@ -16,9 +16,11 @@ func hashOf(s string) []byte {
 func TestRefreshRotatesAndNoticesReuse(t *testing.T) {
 	b := forTest(t, newRig(t, 1))
 	user := b.addUser()
+	logins := 0
 	begin := func() {
+		logins++
 		b.do(&cellpb.Command{Body: &cellpb.Command_LoginDevice{LoginDevice: &cellpb.LoginDevice{
-			User: uint64(user), Device: "phone", Nonce: []byte("n"), RefreshHash: hashOf("1"), RefreshFamily: hashOf("family"), Platform: "p",
+			User: uint64(user), Device: "phone", Nonce: []byte{byte(logins)}, RefreshHash: hashOf("1"), RefreshFamily: hashOf("family"), Platform: "p",
 		}}})
 	}
 	refresh := func(family, token, next string) *cellpb.Result {

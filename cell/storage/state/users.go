@@ -1,10 +1,6 @@
 package state
 
 import (
-	"bytes"
-	"slices"
-
-	"github.com/cockroachdb/pebble/v2"
 	pb "google.golang.org/protobuf/proto"
 
 	"github.com/waggle-im/waggle/cell/storage/engine"
@@ -87,125 +83,6 @@ func (m *Machine) createUser(c *cellpb.CreateUser) *cellpb.Result {
 	m.put(engine.EntityKey(id, engine.TagUpdateLog), log)
 	m.users[id] = &userCounters{exists: true, log: log}
 	return &cellpb.Result{User: uint64(id), Name: c.Name}
-}
-
-// loginDevice gives a device a session number above its last one.
-func (m *Machine) loginDevice(c *cellpb.LoginDevice) *cellpb.Result {
-	user := proto.EntityID(c.User)
-	profile := new(cellpb.Profile)
-	if !m.rng.Contains(user) || !m.get(engine.EntityKey(user, engine.TagProfile), profile) {
-		return refusef(proto.CodeUnknownUser, "there is no user %s", user)
-	}
-	if c.Device == "" || len(c.Device) > proto.DeviceIDBytesMax {
-		return refusef(proto.CodeBadRequest, "a device name has 1 to %d bytes", proto.DeviceIDBytesMax)
-	}
-	u := m.user(user)
-	key := engine.DeviceKey(user, c.Device)
-	d := new(cellpb.Device)
-	known := m.get(key, d)
-	done := func(repeated bool) *cellpb.Result {
-		return &cellpb.Result{
-			User: c.User, SessionNumber: d.SessionNumber, AuthorityVersion: profile.AuthorityVersion,
-			Pts: uint64(u.pts), Name: profile.Name, Repeated: repeated,
-		}
-	}
-	if known && !d.Ended && len(c.Nonce) > 0 && bytes.Equal(d.Nonce, c.Nonce) {
-		return done(true)
-	}
-	if !known || d.Ended {
-		m.makeRoomForDevice(user, c.Device)
-		d.ConfirmedPts = max(d.ConfirmedPts, uint64(u.pts))
-	}
-	d.SessionNumber++
-	d.RefreshHash, d.Platform, d.Nonce, d.Ended = c.RefreshHash, c.Platform, c.Nonce, false
-	d.RefreshFamily, d.NextHashes, d.AuthorityVersion = c.RefreshFamily, nil, profile.AuthorityVersion
-	d.LoginMs, d.LoginPts = m.state.TimeMs, uint64(u.pts)
-	m.put(key, d)
-	return done(false)
-}
-
-// makeRoomForDevice ends the device that logged in longest ago when the user
-// has [proto.DevicesMax] of them.
-func (m *Machine) makeRoomForDevice(user proto.EntityID, next string) {
-	var oldest string
-	var oldestRow *cellpb.Device
-	active := 0
-	m.eachDevice(user, func(name string, d *cellpb.Device) {
-		if d.Ended || name == next {
-			return
-		}
-		active++
-		if oldestRow == nil || d.LoginMs < oldestRow.LoginMs {
-			oldest, oldestRow = name, d
-		}
-	})
-	if active < proto.DevicesMax {
-		return
-	}
-	oldestRow.Ended = true
-	m.put(engine.DeviceKey(user, oldest), oldestRow)
-}
-
-// eachDevice visits the devices by name, as the batch being built will leave
-// them.
-func (m *Machine) eachDevice(user proto.EntityID, visit func(string, *cellpb.Device)) {
-	span := engine.TableSpan(user, engine.TagDevice)
-	names := map[string]bool{}
-	var order []string
-	it, err := m.db.NewIter(&pebble.IterOptions{LowerBound: span.Start, UpperBound: span.End})
-	if err != nil {
-		m.fail(err)
-		return
-	}
-	for ok := it.First(); ok; ok = it.Next() {
-		order = append(order, string(it.Key()[len(span.Start):]))
-		names[order[len(order)-1]] = true
-	}
-	m.fail(it.Error())
-	m.fail(it.Close())
-	for key := range m.dirty {
-		if len(key) > len(span.Start) && key[:len(span.Start)] == string(span.Start) && !names[key[len(span.Start):]] {
-			order = append(order, key[len(span.Start):])
-		}
-	}
-	slices.Sort(order)
-	for _, name := range order {
-		d := new(cellpb.Device)
-		if m.get(engine.DeviceKey(user, name), d) {
-			visit(name, d)
-		}
-	}
-}
-
-// logoutDevice ends a device, unless it has logged in anew since.
-func (m *Machine) logoutDevice(c *cellpb.LogoutDevice) *cellpb.Result {
-	user := proto.EntityID(c.User)
-	key := engine.DeviceKey(user, c.Device)
-	d := new(cellpb.Device)
-	if !m.rng.Contains(user) || !m.get(key, d) {
-		return refusef(proto.CodeUnknownUser, "user %s has no device %q", user, c.Device)
-	}
-	if c.SessionNumber == d.SessionNumber && !d.Ended {
-		d.Ended = true
-		m.put(key, d)
-	}
-	return &cellpb.Result{SessionNumber: d.SessionNumber}
-}
-
-// raiseAuthority ends every token of the user given out before.
-func (m *Machine) raiseAuthority(c *cellpb.RaiseAuthority) *cellpb.Result {
-	user := proto.EntityID(c.User)
-	key := engine.EntityKey(user, engine.TagProfile)
-	p := new(cellpb.Profile)
-	if !m.rng.Contains(user) || !m.get(key, p) {
-		return refusef(proto.CodeUnknownUser, "there is no user %s", user)
-	}
-	if len(c.Nonce) == 0 || !bytes.Equal(p.AuthorityNonce, c.Nonce) {
-		p.AuthorityVersion++
-		p.AuthorityNonce = c.Nonce
-		m.put(key, p)
-	}
-	return &cellpb.Result{AuthorityVersion: p.AuthorityVersion}
 }
 
 // confirmUpdates raises devices' high-water marks and trims what every

@@ -89,7 +89,7 @@ func TestLoginAndLogout(t *testing.T) {
 	if len(active(b, user)) != 0 {
 		t.Error("the device is still active")
 	}
-	if third := b.do(login(user, "phone", "n2")); third.SessionNumber != 3 {
+	if third := b.do(login(user, "phone", "n3")); third.SessionNumber != 3 {
 		t.Errorf("a login after logout: %v", third)
 	}
 	wantCode(t, b.do(login(user+1, "phone", "n")), proto.CodeUnknownUser)
