@@ -119,7 +119,7 @@ func (h *host) pumpLater(ch *outChannel) {
 func (h *host) deliver(ch *outChannel) {
 	n, bytes := 0, 0
 	for n < len(ch.buffer) && n < channelRows && bytes < channelBytes {
-		bytes += 100 + len(ch.buffer[n].Event.GetText().GetText())
+		bytes += channelRowBytes(ch.buffer[n])
 		n++
 	}
 	rows := append([]*cellpb.ChannelRow(nil), ch.buffer[:n]...)

@@ -86,6 +86,9 @@ func (t *tailer) run(ctx context.Context, s *session) error {
 		if errors.Is(err, client.ErrClosed) || err == nil {
 			err = errors.New("the connection has ended")
 		}
+		if proto.CodeOf(err) == proto.CodeDisplaced {
+			t.displaced(err)
+		}
 		err = &statusError{statusFailed, explain(s.server, err)}
 	}
 	s.cancel()
@@ -121,7 +124,7 @@ func (t *tailer) update(u client.Update) {
 		t.late[u.Pts] = u
 		return
 	}
-	if t.print(lineOf(u.Pts, u.Event)) {
+	if t.printUpdate(u) {
 		return
 	}
 	t.halted = true
@@ -146,7 +149,7 @@ func (t *tailer) body(u client.Update) {
 }
 
 // print needs mu. The first failure ends tail.
-func (t *tailer) print(l eventLine) bool {
+func (t *tailer) print(l line) bool {
 	err := l.print(t.out, t.json)
 	if err != nil {
 		select {

@@ -88,10 +88,11 @@ func threadColumns() []column[threadLine] {
 		{"UNREAD", false, func(t threadLine) string { return decimal(t.Unread) }},
 		{"LAST", false, func(t threadLine) string { return time.UnixMilli(t.lastMS).Format(time.DateTime) }},
 		{"TEXT", false, func(t threadLine) string {
-			if t.Last == nil || t.Last.Text == nil {
+			if t.Last == nil {
 				return ""
 			}
-			return preview(oneLine(harmless(*t.Last.Text)), 40)
+			text, _ := t.Last.words()
+			return preview(oneLine(harmless(text)), 40)
 		}},
 	}
 }

@@ -150,11 +150,13 @@ func (v view) updates(q *cellpb.ReadUpdates, out *cellpb.ReadResult) error {
 		if err := pb.Unmarshal(it.Value(), update); err != nil {
 			return err
 		}
-		event, err := v.eventIfOwned(update.Thread, proto.Seq(update.Seq))
-		if err != nil {
-			return err
+		var event *cellpb.StoredEvent
+		if update.Body == nil { // the other kinds are complete
+			if event, err = v.eventIfOwned(update.Thread, proto.Seq(update.Seq)); err != nil {
+				return err
+			}
 		}
-		size += len(event.GetText().GetText()) + 100 // about what it takes in a frame
+		size += eventBytes(event) + len(it.Value()) + 100 // about what it takes in a frame
 		out.Updates = append(out.Updates, &cellpb.LoggedUpdate{
 			User: q.User, Pts: engine.LastNumber(it.Key()), Update: update, Event: event,
 		})
@@ -227,7 +229,7 @@ func (v view) thread(q *cellpb.ReadThread) (*cellpb.Events, error) {
 		if err := pb.Unmarshal(it.Value(), event); err != nil {
 			return nil, err
 		}
-		size += len(event.GetText().GetText()) + 100
+		size += eventBytes(event) + 100
 		out.Events = append(out.Events, event)
 		out.Refs = append(out.Refs, &cellpb.EventRef{Thread: q.Thread, Seq: engine.LastNumber(it.Key())})
 	}
@@ -377,7 +379,7 @@ func (v view) channel(q *cellpb.ReadChannel) ([]*cellpb.ChannelRow, error) {
 				return nil, err
 			}
 		}
-		size += 100 + len(row.Event.GetText().GetText())
+		size += 100 + len(it.Value()) + eventBytes(row.Event)
 		out = append(out, row)
 	}
 	return out, it.Error()
@@ -412,4 +414,9 @@ func page(limit uint32) int {
 		return proto.PageDefault
 	}
 	return int(min(limit, proto.PageMax))
+}
+
+// eventBytes is about what an event's body takes.
+func eventBytes(e *cellpb.StoredEvent) int {
+	return len(e.GetText().GetText()) + len(e.GetLocation().GetName()) + len(e.GetCard().GetName())
 }
