@@ -62,6 +62,9 @@ func (m *Machine) takeChannelRows(c *cellpb.ChannelRows, out *cellpb.Applied) *c
 			break
 		}
 		in.number++
+		if mark := row.GetMark(); mark != nil {
+			m.takeMarkRow(mark, out)
+		}
 		if msg := row.GetMessage(); msg != nil {
 			user := proto.EntityID(msg.User)
 			if thread, err := proto.ParseThreadID(msg.Thread); err == nil && thread.Has(user) && m.rng.Contains(user) {
