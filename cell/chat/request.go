@@ -215,7 +215,7 @@ func (ses *session) history(id uint64, q *clientpb.ReadHistory) {
 		return
 	}
 	h := ses.host
-	read := &cellpb.ReadThread{Thread: q.Thread, User: uint64(ses.user.id), Before: q.Before, After: q.After, Limit: q.Limit}
+	read := &cellpb.ReadThread{Thread: q.Thread, User: uint64(ses.user.id), Before: q.Before, After: q.After, Limit: q.Limit, AtMs: q.AtMs}
 	done := func(events *cellpb.Events, err *proto.Error) {
 		if err != nil {
 			ses.fail(id, err)
@@ -264,6 +264,7 @@ func threadsFrame(id uint64, r *cellpb.ReadResult, last []*cellpb.LoggedUpdate) 
 		one := &clientpb.Thread{
 			Thread: t.Thread, LastSeq: t.Row.LastSeq, LastTimeMs: t.Row.LastTimeMs, ReadSeq: t.Row.ReadSeq,
 			Messages: t.Row.Messages, Unread: t.Row.Messages - min(t.Row.Messages, t.Row.ReadMessages), PeerName: t.Row.PeerName,
+			PeerDeliveredSeq: t.Row.PeerDelivered, PeerReadSeq: t.Row.PeerRead,
 		}
 		if last[i].Event != nil {
 			one.Last = wireEvent(t.Thread, t.Row.LastSeq, last[i].Event)
@@ -278,45 +279,6 @@ func threadsFrame(id uint64, r *cellpb.ReadResult, last []*cellpb.LoggedUpdate) 
 		out.Threads = append(out.Threads, one)
 	}
 	return encode(&clientpb.ServerFrame{Id: id, Body: &clientpb.ServerFrame_Threads{Threads: out}})
-}
-
-// markRead raises the caller's read mark. The count of messages at the mark
-// comes from the thread's owner, so that unread is a difference of counts.
-func (ses *session) markRead(id uint64, q *clientpb.MarkRead) {
-	thread, err := ses.memberThread(q.Thread)
-	if err != nil {
-		ses.fail(id, err)
-		return
-	}
-	h := ses.host
-	mark := func(messages uint64) {
-		c := &cellpb.MarkThread{User: uint64(ses.user.id), Thread: q.Thread, ReadSeq: q.Seq, ReadMessages: messages}
-		h.propose(&cellpb.Command{Body: &cellpb.Command_MarkThread{MarkThread: c}}, 60, func(r *cellpb.Result, err *proto.Error) {
-			if err == nil && r.Code != 0 {
-				err = proto.AsError(proto.FromWire(r.Code, r.Message, r.RetryMs))
-			}
-			if err != nil {
-				ses.fail(id, err)
-				return
-			}
-			ses.answer(encode(&clientpb.ServerFrame{Id: id, Body: &clientpb.ServerFrame_ReadMarked{
-				ReadMarked: &clientpb.ReadMarked{Thread: q.Thread, Seq: r.Seq},
-			}}))
-		})
-	}
-	refs := []*cellpb.EventRef{{Thread: q.Thread, Seq: q.Seq}}
-	count := func(found map[bodyKey]*cellpb.StoredEvent) { mark(found[bodyKey{q.Thread, q.Seq}].GetMessages()) }
-	if owner := thread.OwnerRange(); owner != h.rng {
-		h.readEvents(owner, refs, count)
-		return
-	}
-	h.read(&cellpb.LeadRead{Body: &cellpb.LeadRead_Events{Events: &cellpb.ReadEvents{Refs: refs}}}, func(r *cellpb.ReadResult, err *proto.Error) {
-		found := map[bodyKey]*cellpb.StoredEvent{}
-		if events := r.GetEvents().GetEvents(); err == nil && len(events) == 1 {
-			found[bodyKey{q.Thread, q.Seq}] = events[0]
-		}
-		count(found)
-	})
 }
 
 // findUser answers by id from the user's range and by name from the control

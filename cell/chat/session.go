@@ -231,15 +231,6 @@ func (h *host) releaseSessions(why *proto.Error) {
 	}
 }
 
-// confirm notes that a device has processed updates up to pts.
-func (ses *session) confirm(pts uint64) {
-	if !ses.subscribe || pts > ses.sent {
-		return
-	}
-	k := deviceKey{uint64(ses.user.id), ses.device}
-	ses.host.confirms[k] = max(ses.host.confirms[k], pts)
-}
-
 func (h *host) listSessions(user proto.EntityID, out *cellpb.SessionsReply) {
 	for _, u := range h.users {
 		out.Sessions += uint64(len(u.sessions))

@@ -51,36 +51,47 @@ func (m *Machine) dropLongTails() {
 // confirmUpdates raises devices' high-water marks, tells senders what has
 // arrived, and trims what every active device has.
 func (m *Machine) confirmUpdates(c *cellpb.ConfirmUpdates, out *cellpb.Applied) *cellpb.Result {
+	greatest := map[proto.EntityID]uint64{}
+	var order []proto.EntityID
 	for _, mark := range c.Marks {
+		if !m.confirmDevice(mark) {
+			continue
+		}
 		user := proto.EntityID(mark.User)
-		if !m.rng.Contains(user) {
-			continue
+		if greatest[user] == 0 {
+			order = append(order, user)
 		}
-		key := engine.DeviceKey(user, mark.Device)
-		d := new(cellpb.Device)
+		greatest[user] = max(greatest[user], mark.Pts)
+	}
+	// Once for all devices of a user, so that a sender gets one mark.
+	for _, user := range order {
 		u := m.user(user)
-		if !m.get(key, d) {
-			continue
-		}
-		raised := mark.Pts > d.ConfirmedPts && mark.Pts <= uint64(u.pts)
-		if mark.Seen {
-			d.SeenMs = m.state.TimeMs
-		}
-		if raised {
-			d.ConfirmedPts = mark.Pts
-		}
-		if !raised && !mark.Seen {
-			continue
-		}
-		m.put(key, d)
-		if raised {
-			m.delivered(user, u, proto.Pts(mark.Pts), out)
-		}
-		if raised && mark.Pts >= u.log.Trimmed+2*updatesKept {
+		m.delivered(user, u, proto.Pts(greatest[user]), out)
+		if greatest[user] >= u.log.Trimmed+2*updatesKept {
 			m.trimUpdates(user, u)
 		}
 	}
 	return &cellpb.Result{}
+}
+
+// confirmDevice tells whether the device's mark was raised.
+func (m *Machine) confirmDevice(mark *cellpb.DeviceMark) bool {
+	user := proto.EntityID(mark.User)
+	d := new(cellpb.Device)
+	if !m.rng.Contains(user) || !m.get(engine.DeviceKey(user, mark.Device), d) {
+		return false
+	}
+	raised := mark.Pts > d.ConfirmedPts && mark.Pts <= uint64(m.user(user).pts)
+	if raised {
+		d.ConfirmedPts = mark.Pts
+	}
+	if mark.Seen {
+		d.SeenMs = m.state.TimeMs
+	}
+	if raised || mark.Seen {
+		m.put(engine.DeviceKey(user, mark.Device), d)
+	}
+	return raised
 }
 
 // delivered raises the user's delivered marks to what the updates up to pts
