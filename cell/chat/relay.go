@@ -121,7 +121,7 @@ func (s *Service) relayed(sh *shard, req *cellpb.RelayRequest, done func(*cellpb
 	}
 	switch body := req.Body.(type) {
 	case *cellpb.RelayRequest_Append:
-		h.propose(&cellpb.Command{Body: &cellpb.Command_AppendMessage{AppendMessage: body.Append}}, 100+len(body.Append.Text.GetText()), result)
+		h.propose(&cellpb.Command{Body: &cellpb.Command_AppendMessage{AppendMessage: body.Append}}, appendBytes(body.Append), result)
 	case *cellpb.RelayRequest_ChannelRows:
 		h.takeRows(body.ChannelRows, result)
 	case *cellpb.RelayRequest_ReadEvents:

@@ -68,8 +68,9 @@ func (ses *session) send(id uint64, m *clientpb.SendMessage) {
 		}
 		c := &cellpb.AppendMessage{
 			Thread: m.Thread, From: uint64(ses.user.id), ClientMsgId: m.ClientMsgId, After: m.After,
-			Text: &cellpb.TextBody{Text: m.GetText().GetText()}, FromName: ses.user.name, ToName: peer.name, Device: ses.device,
+			FromName: ses.user.name, ToName: peer.name, Device: ses.device,
 		}
+		setBody(c, m)
 		done := func(r *cellpb.Result, err *proto.Error) {
 			if err == nil && r.Code != 0 {
 				err = proto.AsError(proto.FromWire(r.Code, r.Message, r.RetryMs))
@@ -82,29 +83,25 @@ func (ses *session) send(id uint64, m *clientpb.SendMessage) {
 				Thread: m.Thread, Seq: r.Seq, TimeMs: r.TimeMs, ClientMsgId: m.ClientMsgId,
 			}}}))
 		}
-		if owner := thread.OwnerRange(); owner != h.rng {
-			h.relay(owner, &cellpb.RelayRequest{Body: &cellpb.RelayRequest_Append{Append: c}}, func(reply *cellpb.RelayReply, err *proto.Error) {
-				done(reply.GetResult(), err)
-			})
-			return
-		}
-		h.propose(&cellpb.Command{Body: &cellpb.Command_AppendMessage{AppendMessage: c}}, 100+len(c.Text.GetText()), done)
+		h.nameCard(c.Card, func(err *proto.Error) {
+			if err != nil {
+				ses.fail(id, err)
+				return
+			}
+			h.append(thread, c, done)
+		})
 	})
 }
 
-func checkMessage(m *clientpb.SendMessage) *proto.Error {
-	if _, err := proto.ClientMsgIDFromBytes(m.ClientMsgId); err != nil {
-		return proto.Errorf(proto.CodeBadRequest, "%v", err)
+// append hands a message to the range that orders its thread.
+func (h *host) append(thread proto.ThreadID, c *cellpb.AppendMessage, done func(*cellpb.Result, *proto.Error)) {
+	if owner := thread.OwnerRange(); owner != h.rng {
+		h.relay(owner, &cellpb.RelayRequest{Body: &cellpb.RelayRequest_Append{Append: c}}, func(reply *cellpb.RelayReply, err *proto.Error) {
+			done(reply.GetResult(), err)
+		})
+		return
 	}
-	switch text := m.GetText().GetText(); {
-	case text == "":
-		return proto.Errorf(proto.CodeBadRequest, "the message is empty")
-	case len(text) > proto.TextBytesMax:
-		return proto.Errorf(proto.CodeTooBig, "the text has %d bytes, the limit is %d: send it in parts", len(text), proto.TextBytesMax)
-	case !utf8.ValidString(text):
-		return proto.Errorf(proto.CodeBadRequest, "the text is not valid UTF-8")
-	}
-	return nil
+	h.propose(&cellpb.Command{Body: &cellpb.Command_AppendMessage{AppendMessage: c}}, appendBytes(c), done)
 }
 
 // takeToken applies the limit on the user's sends.

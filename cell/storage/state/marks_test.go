@@ -181,3 +181,35 @@ func TestMessageBodies(t *testing.T) {
 		t.Errorf("stored: %v", events)
 	}
 }
+
+// History by time begins with the first row of that time, however the rows
+// are spread, and stays within after and before.
+func TestHistoryFromATime(t *testing.T) {
+	b, thread := pair(t)
+	var times []int64
+	for i := range 40 {
+		b.nowMs += []int64{0, 0, 1, 7, 60_000}[i%5]
+		times = append(times, b.send(thread, thread.Low, b.id(0)).TimeMs)
+	}
+	ask := func(q *cellpb.ReadThread) (first, last uint64, more bool) {
+		q.Thread, q.User = thread.String(), uint64(thread.Low)
+		events := b.read(&cellpb.LeadRead{Body: &cellpb.LeadRead_Thread{Thread: q}}).Events
+		if n := len(events.Refs); n > 0 {
+			return events.Refs[0].Seq, events.Refs[n-1].Seq, events.More
+		}
+		return 0, 0, events.More
+	}
+	for _, at := range append(slices.Clone(times), 1, times[10]+1, times[39]+1) {
+		want := uint64(0)
+		if i := slices.IndexFunc(times, func(ms int64) bool { return ms >= at }); i >= 0 {
+			want = uint64(i + 1)
+		}
+		first, last, more := ask(&cellpb.ReadThread{AtMs: at, Limit: 3})
+		if first != want || want > 0 && last != min(want+2, 40) || more != (want > 0 && want < 38) {
+			t.Errorf("from %d: rows %d to %d (more: %v), want from %d", at, first, last, more, want)
+		}
+	}
+	if first, last, _ := ask(&cellpb.ReadThread{AtMs: times[0], After: 10, Before: 20}); first != 11 || last != 19 {
+		t.Errorf("after 10 and before 20: rows %d to %d", first, last)
+	}
+}

@@ -204,9 +204,9 @@ func (v view) thread(q *cellpb.ReadThread) (*cellpb.Events, error) {
 	if !v.rng.Contains(thread.Owner()) {
 		return nil, proto.Errorf(proto.CodeBadRequest, "thread %s is not owned by range %s", thread, v.rng)
 	}
-	forward := q.After > 0
+	forward := q.After > 0 || q.AtMs > 0
 	first, end := proto.Seq(0), ^proto.Seq(0)
-	if forward {
+	if q.After > 0 {
 		first = proto.Seq(q.After) + 1
 	}
 	if q.Before > 0 {
@@ -217,11 +217,18 @@ func (v view) thread(q *cellpb.ReadThread) (*cellpb.Events, error) {
 		return nil, err
 	}
 	defer it.Close()
+	out := new(cellpb.Events)
 	start, step := it.Last, it.Prev
 	if forward {
 		start, step = it.First, it.Next
 	}
-	out := new(cellpb.Events)
+	if q.AtMs > 0 {
+		seq, found, err := firstSince(it, thread, q.AtMs)
+		if err != nil || !found {
+			return out, err
+		}
+		start = func() bool { return it.SeekGE(engine.EventKey(thread, seq)) }
+	}
 	limit, size := page(q.Limit), 0
 	ok := start()
 	for ; ok && len(out.Events) < limit && size < proto.UpdatesBytesPerFrame; ok = step() {
