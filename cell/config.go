@@ -23,6 +23,12 @@ const (
 	RoleStorage = "storage"
 )
 
+// Who may write to whom in direct threads, beside what each user decides.
+const (
+	DirectFromAnyone  = "anyone"
+	DirectFromFriends = "friends"
+)
+
 // Config is what an operator sets of a cell node.
 type Config struct {
 	Node              proto.NodeID
@@ -30,8 +36,9 @@ type Config struct {
 	Roles             []string // of RoleChat, RoleStorage; empty: both
 	DataDir           string
 	Engine            engine.Config
-	MessagesPerSecond int // each user's sends; default 100, negative: no limit
-	MessagesBurst     int // default 500
+	MessagesPerSecond int    // each user's sends; default 100, negative: no limit
+	MessagesBurst     int    // default 500
+	DirectFrom        string // who may write to whom: DirectFromAnyone (default, also empty) or DirectFromFriends
 }
 
 // Has tells whether the node has a role.
@@ -46,6 +53,9 @@ func (c Config) Validate() error {
 		return fmt.Errorf("cell: node %s names no cell", c.Node)
 	case c.DataDir == "" && c.Has(RoleStorage):
 		return fmt.Errorf("cell: node %s has the storage role and no data directory", c.Node)
+	}
+	if d := c.DirectFrom; d != "" && d != DirectFromAnyone && d != DirectFromFriends {
+		return fmt.Errorf("cell: node %s: chat.direct_from is %q: know %s and %s", c.Node, d, DirectFromAnyone, DirectFromFriends)
 	}
 	for _, role := range c.Roles {
 		if role != RoleChat && role != RoleStorage {

@@ -19,6 +19,7 @@ import (
 	"github.com/waggle-im/waggle/client/controlclient"
 	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
+	clientpb "github.com/waggle-im/waggle/proto/client"
 	controlpb "github.com/waggle-im/waggle/proto/control"
 )
 
@@ -61,6 +62,15 @@ func New(cfg Config, deps Deps) (*Node, error) {
 				found, err := accounts.FindUser(ctx, &controlpb.FindUserRequest{Name: name})
 				return proto.EntityID(found.GetUser()), found.GetName(), err
 			},
+			FindPeople: func(ctx context.Context, prefix string, limit int) ([]*clientpb.Card, error) {
+				found, err := accounts.FindPeople(ctx, &controlpb.FindPeopleRequest{Prefix: prefix, Limit: uint32(limit)})
+				cards := make([]*clientpb.Card, len(found.GetPeople()))
+				for i, p := range found.GetPeople() {
+					cards[i] = &clientpb.Card{User: p.User, Name: p.Name}
+				}
+				return cards, err
+			},
+			FriendsOnly:       cfg.DirectFrom == DirectFromFriends,
 			MessagesPerSecond: cfg.MessagesPerSecond, MessagesBurst: cfg.MessagesBurst,
 			Logger: n.logger, Registerer: deps.Registerer,
 		})

@@ -46,9 +46,24 @@ func (c *Client) ShowUser(ctx context.Context, user proto.EntityID) (string, err
 }
 
 func (c *Client) find(ctx context.Context, q *clientpb.FindUser) (proto.EntityID, string, error) {
+	card, err := c.FindCard(ctx, q)
+	return proto.EntityID(card.GetUser()), card.GetName(), err
+}
+
+// FindCard finds one person by exact name or by id. What is left out of the
+// card could not be read just now.
+//
+// Errors: [proto.CodeUnknownUser], also for who blocks the user.
+func (c *Client) FindCard(ctx context.Context, q *clientpb.FindUser) (*clientpb.Card, error) {
 	f, err := c.ask(ctx, &clientpb.ClientFrame{Body: &clientpb.ClientFrame_FindUser{FindUser: q}})
+	if err != nil {
+		return nil, err
+	}
 	found := f.GetUserFound()
-	return proto.EntityID(found.GetUser()), found.GetName(), err
+	if found.GetCard() == nil { // an older server
+		return &clientpb.Card{User: found.GetUser(), Name: found.GetName()}, nil
+	}
+	return found.GetCard(), nil
 }
 
 // Typing tells the other members of a thread that the user is writing. It is

@@ -76,12 +76,7 @@ func (h *host) nameCard(card *clientpb.SharedCard, done func(*proto.Error)) {
 		done(nil)
 		return
 	}
-	user := proto.EntityID(card.User)
-	if card.Name = h.peers[user]; card.Name != "" {
-		done(nil)
-		return
-	}
-	h.readUser(user, func(info *cellpb.UserInfo, err *proto.Error) {
+	h.readUser(proto.EntityID(card.User), func(info *cellpb.UserInfo, err *proto.Error) {
 		card.Name = info.GetProfile().GetName()
 		done(err)
 	})

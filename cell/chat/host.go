@@ -38,8 +38,8 @@ type host struct {
 	inFlight int              // proposals among them
 	marks    marks
 
-	peers   map[proto.EntityID]string            // users known to exist, with names
-	lookups map[proto.EntityID][]func(peerFound) // waiting for one to be found
+	peers   map[proto.ThreadID]string            // names of the other sides of threads known to have messages
+	lookups map[proto.ThreadID][]func(peerFound) // waiting for one to be found
 
 	channels      map[proto.RangeID]*outChannel
 	channelsKnown bool                            // those that hold rows from before are in channels
@@ -76,7 +76,7 @@ func newHost(s *Service, sh *shard, leader Leader, g *cellpb.Granted) *host {
 	return &host{
 		s: s, shard: sh, leader: leader, rng: proto.RangeID(g.Range), grant: g.Grant, descriptor: g.Descriptor_, incarnation: g.Incarnation,
 		users: map[proto.EntityID]*hostedUser{}, asked: map[uint64]asked{}, marks: newMarks(),
-		peers: map[proto.EntityID]string{}, lookups: map[proto.EntityID][]func(peerFound){},
+		peers: map[proto.ThreadID]string{}, lookups: map[proto.ThreadID][]func(peerFound){},
 		channels: map[proto.RangeID]*outChannel{}, bodies: map[bodyKey]*cellpb.StoredEvent{},
 	}
 }
@@ -114,8 +114,8 @@ func (h *host) close(why string) {
 	for _, a := range h.asked {
 		a.fail(err)
 	}
-	for peer := range h.lookups {
-		h.peerResolved(peer, peerFound{err: err})
+	for thread := range h.lookups {
+		h.peerResolved(thread, peerFound{err: err})
 	}
 	h.waiting, h.asked = nil, nil
 	h.releaseSessions(err)

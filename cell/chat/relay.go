@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"google.golang.org/grpc"
+	pb "google.golang.org/protobuf/proto"
 
 	"github.com/waggle-im/waggle/internal/outqueue"
 	"github.com/waggle-im/waggle/proto"
@@ -114,6 +115,8 @@ func (s *Service) relayed(sh *shard, req *cellpb.RelayRequest, done func(*cellpb
 				refuse(err, nil)
 			case r.User != nil:
 				done(&cellpb.RelayReply{Id: id, Body: &cellpb.RelayReply_User{User: r.User}})
+			case r.Cards != nil:
+				done(&cellpb.RelayReply{Id: id, Body: &cellpb.RelayReply_Cards{Cards: r.Cards}})
 			default:
 				done(&cellpb.RelayReply{Id: id, Body: &cellpb.RelayReply_Events{Events: r.Events}})
 			}
@@ -130,6 +133,10 @@ func (s *Service) relayed(sh *shard, req *cellpb.RelayRequest, done func(*cellpb
 		read(&cellpb.LeadRead{Body: &cellpb.LeadRead_Thread{Thread: body.ReadThread}})
 	case *cellpb.RelayRequest_ReadUser:
 		read(&cellpb.LeadRead{Body: &cellpb.LeadRead_User{User: body.ReadUser}})
+	case *cellpb.RelayRequest_ChangeContact:
+		h.proposeContact(body.ChangeContact, result)
+	case *cellpb.RelayRequest_ReadCards:
+		read(&cellpb.LeadRead{Body: &cellpb.LeadRead_Cards{Cards: body.ReadCards}})
 	default:
 		h.account(req, result)
 	}
@@ -139,16 +146,18 @@ func (s *Service) relayed(sh *shard, req *cellpb.RelayRequest, done func(*cellpb
 // along are kept for pushing and not proposed: the log refers to them.
 func (h *host) takeRows(c *cellpb.ChannelRows, done func(*cellpb.Result, *proto.Error)) {
 	var keys []bodyKey
+	size := 0
 	lean := &cellpb.ChannelRows{Source: c.Source, Incarnation: c.Incarnation, Rows: make([]*cellpb.ChannelRow, len(c.Rows))}
 	for i, row := range c.Rows {
 		lean.Rows[i] = &cellpb.ChannelRow{Dest: row.Dest, Number: row.Number, Body: row.Body}
+		size += 40 + pb.Size(lean.Rows[i])
 		if msg := row.GetMessage(); msg != nil && row.Event != nil {
 			k := bodyKey{msg.Thread, msg.Seq}
 			h.bodies[k] = row.Event
 			keys = append(keys, k)
 		}
 	}
-	h.propose(&cellpb.Command{Body: &cellpb.Command_TakeChannelRows{TakeChannelRows: lean}}, 80*len(c.Rows), func(r *cellpb.Result, err *proto.Error) {
+	h.propose(&cellpb.Command{Body: &cellpb.Command_TakeChannelRows{TakeChannelRows: lean}}, size, func(r *cellpb.Result, err *proto.Error) {
 		done(r, err)
 		// Updates are pushed right after the results, see applied.
 		h.shard.post(func() {

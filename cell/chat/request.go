@@ -1,7 +1,6 @@
 package chat
 
 import (
-	"context"
 	"time"
 	"unicode/utf8"
 
@@ -28,6 +27,18 @@ func (ses *session) request(f *clientpb.ClientFrame) {
 		ses.markRead(f.Id, body.MarkRead)
 	case *clientpb.ClientFrame_FindUser:
 		ses.findUser(f.Id, body.FindUser)
+	case *clientpb.ClientFrame_FindPeople:
+		ses.findPeople(f.Id, body.FindPeople)
+	case *clientpb.ClientFrame_ChangeContact:
+		ses.changeContact(f.Id, body.ChangeContact)
+	case *clientpb.ClientFrame_EditContact:
+		ses.editContact(f.Id, body.EditContact)
+	case *clientpb.ClientFrame_ListContacts:
+		ses.listContacts(f.Id, body.ListContacts)
+	case *clientpb.ClientFrame_ReadProfile:
+		ses.readProfile(f.Id)
+	case *clientpb.ClientFrame_SetProfile:
+		ses.setProfile(f.Id, body.SetProfile)
 	default:
 		ses.fail(f.Id, proto.Errorf(proto.CodeBadFrame, "a frame this server does not know"))
 	}
@@ -69,6 +80,7 @@ func (ses *session) send(id uint64, m *clientpb.SendMessage) {
 		c := &cellpb.AppendMessage{
 			Thread: m.Thread, From: uint64(ses.user.id), ClientMsgId: m.ClientMsgId, After: m.After,
 			FromName: ses.user.name, ToName: peer.name, Device: ses.device,
+			FriendsOnly: h.s.cfg.FriendsOnly, ToDirectFrom: peer.directFrom, ToDirectChanged: peer.changed,
 		}
 		setBody(c, m)
 		done := func(r *cellpb.Result, err *proto.Error) {
@@ -79,6 +91,7 @@ func (ses *session) send(id uint64, m *clientpb.SendMessage) {
 				ses.fail(id, err)
 				return
 			}
+			h.peerKnown(thread, peer.name)
 			ses.answer(encode(&clientpb.ServerFrame{Id: id, Body: &clientpb.ServerFrame_MessageSent{MessageSent: &clientpb.MessageSent{
 				Thread: m.Thread, Seq: r.Seq, TimeMs: r.TimeMs, ClientMsgId: m.ClientMsgId,
 			}}}))
@@ -140,47 +153,57 @@ func (h *host) relay(r proto.RangeID, req *cellpb.RelayRequest, done func(*cellp
 type peerFound struct {
 	name string
 	err  *proto.Error
+
+	// Where the two have not written to each other yet: who may write to the
+	// peer, as just read, and the count of his profile's changes.
+	directFrom clientpb.DirectFrom
+	changed    uint64
 }
 
 // resolvePeer makes sure that the other side of a direct thread exists. Sends
 // that wait for the same peer go on in the order they came.
 func (h *host) resolvePeer(user proto.EntityID, thread proto.ThreadID, done func(peerFound)) {
 	peer := thread.Peer(user)
-	if waiting, ok := h.lookups[peer]; ok {
-		h.lookups[peer] = append(waiting, done)
+	if waiting, ok := h.lookups[thread]; ok {
+		h.lookups[thread] = append(waiting, done)
 		return
 	}
-	if name, ok := h.peers[peer]; ok {
+	if name, ok := h.peers[thread]; ok {
 		done(peerFound{name: name})
 		return
 	}
-	h.lookups[peer] = []func(peerFound){done}
+	h.lookups[thread] = []func(peerFound){done}
 	row := &cellpb.ReadThreadRow{User: uint64(user), Thread: thread.String()}
 	h.read(&cellpb.LeadRead{Body: &cellpb.LeadRead_ThreadRow{ThreadRow: row}}, func(r *cellpb.ReadResult, err *proto.Error) {
 		switch {
 		case err != nil:
-			h.peerResolved(peer, peerFound{err: err})
+			h.peerResolved(thread, peerFound{err: err})
 		case len(r.Threads) == 1:
 			// They have written before: so the peer exists, even if its
 			// cell cannot be asked just now.
-			h.peerResolved(peer, peerFound{name: r.Threads[0].Row.PeerName})
+			h.peerKnown(thread, r.Threads[0].Row.PeerName)
+			h.peerResolved(thread, peerFound{name: r.Threads[0].Row.PeerName})
 		default:
 			h.readUser(peer, func(info *cellpb.UserInfo, err *proto.Error) {
-				h.peerResolved(peer, peerFound{name: info.GetProfile().GetName(), err: err})
+				p := info.GetProfile()
+				h.peerResolved(thread, peerFound{name: p.GetName(), err: err, directFrom: p.GetDirectFrom(), changed: p.GetChanged()})
 			})
 		}
 	})
 }
 
-func (h *host) peerResolved(peer proto.EntityID, found peerFound) {
-	waiting := h.lookups[peer]
-	delete(h.lookups, peer)
-	if found.err == nil {
-		if len(h.peers) >= peersCached {
-			clear(h.peers)
-		}
-		h.peers[peer] = found.name
+// peerKnown remembers the other side of a thread that has messages: from then
+// on the thread's owner is told by itself who may write to him.
+func (h *host) peerKnown(thread proto.ThreadID, name string) {
+	if _, known := h.peers[thread]; !known && len(h.peers) >= peersCached {
+		clear(h.peers)
 	}
+	h.peers[thread] = name
+}
+
+func (h *host) peerResolved(thread proto.ThreadID, found peerFound) {
+	waiting := h.lookups[thread]
+	delete(h.lookups, thread)
 	for _, done := range waiting {
 		done(found)
 	}
@@ -276,45 +299,4 @@ func threadsFrame(id uint64, r *cellpb.ReadResult, last []*cellpb.LoggedUpdate) 
 		out.Threads = append(out.Threads, one)
 	}
 	return encode(&clientpb.ServerFrame{Id: id, Body: &clientpb.ServerFrame_Threads{Threads: out}})
-}
-
-// findUser answers by id from the user's range and by name from the control
-// plane.
-func (ses *session) findUser(id uint64, q *clientpb.FindUser) {
-	h := ses.host
-	answer := func(user proto.EntityID, name string, err *proto.Error) {
-		if err != nil {
-			ses.fail(id, err)
-			return
-		}
-		ses.answer(encode(&clientpb.ServerFrame{Id: id, Body: &clientpb.ServerFrame_UserFound{
-			UserFound: &clientpb.UserFound{User: uint64(user), Name: name},
-		}}))
-	}
-	if q.User != 0 {
-		h.readUser(proto.EntityID(q.User), func(info *cellpb.UserInfo, err *proto.Error) {
-			answer(proto.EntityID(q.User), info.GetProfile().GetName(), err)
-		})
-		return
-	}
-	find := h.s.cfg.FindUser
-	if q.Name == "" || len(q.Name) > proto.NameBytesMax || find == nil {
-		ses.fail(id, proto.Errorf(proto.CodeUnknownUser, "there is no user %q", q.Name))
-		return
-	}
-	started := h.s.background(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), relayTimeout)
-		defer cancel()
-		user, name, err := find(ctx, q.Name)
-		h.shard.post(func() {
-			if err != nil {
-				answer(0, "", proto.AsError(err))
-				return
-			}
-			answer(user, name, nil)
-		})
-	})
-	if !started {
-		ses.fail(id, proto.Errorf(proto.CodeOverloaded, "too many people are being looked up"))
-	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/waggle-im/waggle/client/cellclient"
 	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
+	clientpb "github.com/waggle-im/waggle/proto/client"
 )
 
 // shards is how many goroutines host ranges: enough for the cores of a node,
@@ -30,7 +31,7 @@ type Leader interface {
 }
 
 // Config is what a [Service] needs. The limits have defaults, Logger,
-// Registerer and FindUser may be nil.
+// Registerer, FindUser and FindPeople may be nil.
 type Config struct {
 	Self    proto.NodeID
 	Dialer  *cellclient.Dialer
@@ -38,6 +39,12 @@ type Config struct {
 
 	// FindUser finds a user by exact name; it may wait.
 	FindUser func(ctx context.Context, name string) (proto.EntityID, string, error)
+	// FindPeople finds users by the beginning of their name, at most limit, by
+	// name; it may wait. The cards have id and name only.
+	FindPeople func(ctx context.Context, prefix string, limit int) ([]*clientpb.Card, error)
+
+	// FriendsOnly lets only friends write to each other in direct threads.
+	FriendsOnly bool
 
 	// MessagesPerSecond and MessagesBurst limit each user's sends; defaults
 	// 100 and 500. Negative: no limit.

@@ -17,6 +17,7 @@ type hostedUser struct {
 	newest   uint64 // pts of the newest update known of
 	sessions []*session
 	limiter  *rate.Limiter
+	asks     *rate.Limiter // of looking people up and changing contacts
 }
 
 // session is one client connection, as its edge has attached it.

@@ -60,6 +60,15 @@ func (a *Accounts) FindUser(ctx context.Context, in *controlpb.FindUserRequest, 
 	return out, err
 }
 
+// FindPeople finds users by the beginning of their name.
+func (a *Accounts) FindPeople(ctx context.Context, in *controlpb.FindPeopleRequest, opts ...grpc.CallOption) (out *controlpb.FindPeopleReply, err error) {
+	err = a.each(ctx, func(ctx context.Context, c controlpb.AccountsClient) (err error) {
+		out, err = c.FindPeople(ctx, in, opts...)
+		return err
+	})
+	return out, err
+}
+
 // attemptTimeout bounds the wait for one control plane when there is another
 // to ask: one that is asleep must not use up the caller's whole time.
 const attemptTimeout = 4 * time.Second

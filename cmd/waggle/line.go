@@ -13,19 +13,19 @@ import (
 
 // eventLine is an update, or without pts a row of history.
 type eventLine struct {
-	Pts         string     `json:"pts,omitempty"`
-	Kind        string     `json:"kind"`
-	Thread      string     `json:"thread"`
-	Seq         string     `json:"seq"`
-	From        string     `json:"from"`
-	FromName    string     `json:"from_name"`
-	ClientMsgID string     `json:"client_msg_id"`
-	Time        string     `json:"time"`
-	Text        *string    `json:"text,omitempty"`
-	Location    *placeLine `json:"location,omitempty"`
-	Card        *cardLine  `json:"card,omitempty"`
-	Late        bool       `json:"late,omitempty"`         // after updates with a higher pts
-	BodyMissing bool       `json:"body_missing,omitempty"` // read it with `waggle history`
+	Pts         string      `json:"pts,omitempty"`
+	Kind        string      `json:"kind"`
+	Thread      string      `json:"thread"`
+	Seq         string      `json:"seq"`
+	From        string      `json:"from"`
+	FromName    string      `json:"from_name"`
+	ClientMsgID string      `json:"client_msg_id"`
+	Time        string      `json:"time"`
+	Text        *string     `json:"text,omitempty"`
+	Location    *placeLine  `json:"location,omitempty"`
+	Card        *sharedLine `json:"card,omitempty"`
+	Late        bool        `json:"late,omitempty"`         // after updates with a higher pts
+	BodyMissing bool        `json:"body_missing,omitempty"` // read it with `waggle history`
 
 	timeMS int64
 }

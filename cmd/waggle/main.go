@@ -109,7 +109,7 @@ func (a *app) root() *cobra.Command {
 	}
 	add(groupServers, a.dev(), a.start(), a.config(), a.certs(), a.version())
 	add(groupOperators, a.status(), a.cells(), a.nodes(), a.ranges(), a.edges(), a.users(), a.accounts())
-	add(groupPeople, a.register(), a.login(), a.logout(), a.send(), a.tail(), a.threads(), a.history(), a.read(), a.find())
+	add(groupPeople, a.register(), a.login(), a.logout(), a.send(), a.tail(), a.threads(), a.history(), a.read(), a.find(), a.friends(), a.profile())
 	return chooser(root)
 }
 

@@ -124,7 +124,7 @@ func (t *tailer) update(u client.Update) {
 		t.late[u.Pts] = u
 		return
 	}
-	if t.printUpdate(u) {
+	if t.print(lineOfUpdate(u)) {
 		return
 	}
 	t.halted = true
@@ -149,7 +149,7 @@ func (t *tailer) body(u client.Update) {
 }
 
 // print needs mu. The first failure ends tail.
-func (t *tailer) print(l line) bool {
+func (t *tailer) print(l printer) bool {
 	err := l.print(t.out, t.json)
 	if err != nil {
 		select {

@@ -47,18 +47,30 @@ func (s *session) threadOf(ctx context.Context, t target) (string, error) {
 		}
 		return t.thread.String(), nil
 	}
+	user, err := s.userOf(ctx, t)
+	if err != nil {
+		return "", err
+	}
+	return proto.DirectThread(s.me, user).String(), nil
+}
+
+// userOf is the other user that a target names.
+func (s *session) userOf(ctx context.Context, t target) (proto.EntityID, error) {
 	user := t.user
+	if t.thread != (proto.ThreadID{}) {
+		return 0, usagef("%s is a thread: give a user name or an id", t.thread)
+	}
 	if user == 0 {
 		err := s.do(ctx, func(ctx context.Context) (err error) {
 			user, _, err = s.FindUser(ctx, t.name)
 			return err
 		})
 		if err != nil {
-			return "", err
+			return 0, err
 		}
 	}
 	if user == s.me {
-		return "", usagef("that is you: name another user")
+		return 0, usagef("that is you: name another user")
 	}
-	return proto.DirectThread(s.me, user).String(), nil
+	return user, nil
 }

@@ -9,33 +9,12 @@ import (
 	clientpb "github.com/waggle-im/waggle/proto/client"
 )
 
-// line is one line of output, for scripts or for people.
-type line interface {
-	print(w io.Writer, json bool) error
-}
-
-// printUpdate prints an update of any kind. It needs mu.
-func (t *tailer) printUpdate(u client.Update) bool {
-	switch {
-	case u.Event != nil:
-		return t.print(lineOf(u.Pts, u.Event))
-	case u.Mark != nil:
-		return t.print(markLineOf(u))
-	case u.Contact != nil: // contacts: kinds friend_request, friend_accepted …
-		return t.print(plainLine{Pts: decimal(uint64(u.Pts)), Kind: "contact", User: decimal(u.Contact.GetContact().GetUser()),
-			Relation: u.Contact.GetContact().GetRelation().String(), Action: u.Contact.GetAction().String()})
-	case u.Profile != nil: // contacts: kind profile
-		return t.print(plainLine{Pts: decimal(uint64(u.Pts)), Kind: "profile", User: decimal(u.Profile.GetUser())})
-	}
-	return t.print(plainLine{Pts: decimal(uint64(u.Pts)), Kind: "unknown"})
-}
-
 // displaced says why the server has closed the session, as the last line.
 func (t *tailer) displaced(reason error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.json { // people read it on standard error
-		t.print(plainLine{Kind: "session_displaced", Text: reason.Error()})
+		t.print(endLine{Kind: "session_displaced", Text: reason.Error()})
 	}
 }
 
@@ -72,27 +51,14 @@ func (l markLine) print(w io.Writer, json bool) error {
 	return err
 }
 
-// plainLine is an update of another kind.
-type plainLine struct {
-	Pts      string `json:"pts,omitempty"`
-	Kind     string `json:"kind"`
-	User     string `json:"user,omitempty"`
-	Relation string `json:"relation,omitempty"`
-	Action   string `json:"action,omitempty"`
-	Text     string `json:"text,omitempty"`
+// endLine is the last line of `tail -o json` where the server says why it has
+// ended the session.
+type endLine struct {
+	Kind string `json:"kind"`
+	Text string `json:"text"`
 }
 
-func (l plainLine) print(w io.Writer, json bool) error {
-	if json {
-		return printLine(w, l)
-	}
-	text := l.Text
-	if text == "" && l.User != "" {
-		text = "user " + l.User
-	}
-	_, err := fmt.Fprintf(w, "%s: %s %s\n", l.Kind, harmless(text), l.Relation)
-	return err
-}
+func (l endLine) print(w io.Writer, _ bool) error { return printLine(w, l) }
 
 // placeLine is a location in JSON.
 type placeLine struct {
@@ -101,8 +67,8 @@ type placeLine struct {
 	Name      string  `json:"name,omitempty"`
 }
 
-// cardLine is a shared card in JSON.
-type cardLine struct {
+// sharedLine is a shared card in JSON.
+type sharedLine struct {
 	User string `json:"user"`
 	Name string `json:"name"`
 }
@@ -117,7 +83,7 @@ func (l *eventLine) content(e *clientpb.Event) {
 		p := body.Location
 		l.Kind, l.Location = "message", &placeLine{p.GetLatitude(), p.GetLongitude(), p.GetName()}
 	case *clientpb.Event_Card:
-		l.Kind, l.Card = "message", &cardLine{decimal(body.Card.GetUser()), body.Card.GetName()}
+		l.Kind, l.Card = "message", &sharedLine{decimal(body.Card.GetUser()), body.Card.GetName()}
 	default:
 		if l.BodyMissing {
 			l.Kind = "message"

@@ -31,7 +31,7 @@ func TestUpdateLines(t *testing.T) {
 		u.Pts = 9
 		var out bytes.Buffer
 		tail := &tailer{out: &out, json: true, failed: make(chan error, 1)}
-		if !tail.printUpdate(u) {
+		if !tail.print(lineOfUpdate(u)) {
 			t.Fatal(<-tail.failed)
 		}
 		for _, part := range strings.Split(want, "|") {

@@ -161,6 +161,29 @@ func (s *Service) FindUser(ctx context.Context, req *controlpb.FindUserRequest) 
 	return &controlpb.FindUserReply{User: uint64(a.User), Name: a.Name}, nil
 }
 
+// FindPeople finds users by the beginning of their name, by name. A beginning
+// that no name has finds nobody; one below [proto.PrefixBytesMin] bytes is
+// refused with [proto.CodeBadRequest].
+func (s *Service) FindPeople(ctx context.Context, req *controlpb.FindPeopleRequest) (*controlpb.FindPeopleReply, error) {
+	prefix, err := accounts.CanonicalPrefix(req.Prefix)
+	if err != nil {
+		return nil, controlclient.ToStatus(err)
+	}
+	limit := proto.PeopleDefault
+	if req.Limit > 0 {
+		limit = int(min(req.Limit, proto.PeopleMax))
+	}
+	found, err := s.Store.ByPrefix(ctx, prefix, limit)
+	if err != nil {
+		return nil, controlclient.ToStatus(err)
+	}
+	out := new(controlpb.FindPeopleReply)
+	for _, a := range found {
+		out.People = append(out.People, &controlpb.FoundPerson{User: uint64(a.User), Name: a.Name})
+	}
+	return out, nil
+}
+
 // Edges lists where clients connect, best first: of two chosen at random the
 // one with fewer sessions, then the rest at random. Those marked gone are left
 // out unless all are, because then it is etcd that is gone.

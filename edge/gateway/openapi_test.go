@@ -40,6 +40,9 @@ func (e everything) Login(context.Context, *controlpb.LoginRequest, ...grpc.Call
 func (e everything) Logout(context.Context, *controlpb.LogoutRequest, ...grpc.CallOption) (*controlpb.LogoutReply, error) {
 	return answer[controlpb.LogoutReply](e)
 }
+func (e everything) FindPeople(context.Context, *controlpb.FindPeopleRequest, ...grpc.CallOption) (*controlpb.FindPeopleReply, error) {
+	return answer[controlpb.FindPeopleReply](e)
+}
 func (e everything) FindUser(context.Context, *controlpb.FindUserRequest, ...grpc.CallOption) (*controlpb.FindUserReply, error) {
 	return answer[controlpb.FindUserReply](e)
 }

@@ -33,9 +33,9 @@ func Allowed(fullMethod string, id Identity) bool {
 	case RoleEdge:
 		return service == chat && method == "Attach" || service == node || service == accounts
 	case RoleCell:
-		// FindUser: hosts look names up for their sessions.
+		// FindUser, FindPeople: hosts look names up for their sessions.
 		return service == chat && method == "Relay" || service == storage || service == node ||
-			service == accounts && method == "FindUser"
+			service == accounts && (method == "FindUser" || method == "FindPeople")
 	case RoleControlPlane:
 		return service == chat && method == "Relay" || service == storage && method == "CreateReplica" || service == node
 	case RoleOperator:

@@ -190,6 +190,7 @@ func TestAllowedIsTheMatrix(t *testing.T) {
 		"/waggle.control.v1.Accounts/Login":       "edge",
 		"/waggle.control.v1.Accounts/Logout":      "edge",
 		"/waggle.control.v1.Accounts/FindUser":    "edge cell",
+		"/waggle.control.v1.Accounts/FindPeople":  "edge cell",
 		"/waggle.control.v1.Operator/AddAccounts": "operator",
 		"/waggle.cell.v1.Chat/":                   "",
 		"/unheard.of/Method":                      "",

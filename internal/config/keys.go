@@ -118,6 +118,9 @@ func roleKeys() []Key {
 		{Name: "cell.messages_per_second", Help: "Sends of one user; -1: no limit.", Roles: cell, Default: 100},
 		{Name: "cell.messages_burst", Help: "Sends of one user at once.", Roles: cell, Default: 500},
 
+		{Name: "chat.direct_from", Help: "Who may write to whom in direct threads: anyone who is not blocked, or friends only. Each user can narrow anyone to friends for himself. The same in every cell.",
+			Roles: cell, Default: "anyone"},
+
 		{Name: "edge.listen", Help: "HOST:PORT for clients, TCP and UDP.", Roles: edge, Example: "0.0.0.0:7443", PerNode: "use --listen"},
 		{Name: "edge.plaintext", Help: "Second HOST:PORT for clients, without TLS, behind a load balancer that ends it. Empty: none.",
 			Roles: edge, PerNode: "use --plaintext"},

@@ -36,6 +36,7 @@ type Config struct {
 	Log          LogConfig          `koanf:"log"`
 	ControlPlane ControlPlaneConfig `koanf:"controlplane"`
 	Cell         CellConfig         `koanf:"cell"`
+	Chat         ChatConfig         `koanf:"chat"`
 	Edge         EdgeConfig         `koanf:"edge"`
 	EtcdServer   EtcdServerConfig   `koanf:"etcd_server"`
 }
@@ -81,6 +82,11 @@ type CellConfig struct {
 	DiskSpareBytes    int64    `koanf:"disk_spare_bytes"`    // refuse writes below this much free space; default 64 MiB
 	MessagesPerSecond int      `koanf:"messages_per_second"` // per user; default 100, -1: no limit
 	MessagesBurst     int      `koanf:"messages_burst"`      // per user; default 500
+}
+
+// ChatConfig is read by cell nodes: what people may do.
+type ChatConfig struct {
+	DirectFrom string `koanf:"direct_from"` // who may write to whom: anyone or friends; default anyone
 }
 
 // EdgeConfig is read by edges.

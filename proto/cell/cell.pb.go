@@ -2598,11 +2598,13 @@ func (*LeadRead_Cards) isLeadRead_Body() {}
 
 // ReadContacts pages through a user's contacts by id.
 type ReadContacts struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	User          uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"`
-	Relations     []client.Relation      `protobuf:"varint,2,rep,packed,name=relations,proto3,enum=waggle.client.v1.Relation" json:"relations,omitempty"`
-	Limit         uint32                 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
-	After         uint64                 `protobuf:"varint,4,opt,name=after,proto3" json:"after,omitempty"` // contacts above this user id
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	User      uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"`
+	Relations []client.Relation      `protobuf:"varint,2,rep,packed,name=relations,proto3,enum=waggle.client.v1.Relation" json:"relations,omitempty"`
+	Limit     uint32                 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	After     uint64                 `protobuf:"varint,4,opt,name=after,proto3" json:"after,omitempty"` // contacts above this user id
+	// If any are named: just these, of whatever relation.
+	Users         []uint64 `protobuf:"varint,5,rep,packed,name=users,proto3" json:"users,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2663,6 +2665,13 @@ func (x *ReadContacts) GetAfter() uint64 {
 		return x.After
 	}
 	return 0
+}
+
+func (x *ReadContacts) GetUsers() []uint64 {
+	if x != nil {
+		return x.Users
+	}
+	return nil
 }
 
 // ReadThreadRow asks for one of a user's threads; absent if he is in none.
@@ -3406,6 +3415,7 @@ type ReadResult struct {
 	Contacts      []*client.Contact      `protobuf:"bytes,11,rep,name=contacts,proto3" json:"contacts,omitempty"`
 	More          bool                   `protobuf:"varint,12,opt,name=more,proto3" json:"more,omitempty"`
 	Cards         *Cards                 `protobuf:"bytes,13,opt,name=cards,proto3" json:"cards,omitempty"`
+	ContactCount  uint64                 `protobuf:"varint,20,opt,name=contact_count,json=contactCount,proto3" json:"contact_count,omitempty"` // contacts: how many rows the user has in all
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3529,6 +3539,13 @@ func (x *ReadResult) GetCards() *Cards {
 		return x.Cards
 	}
 	return nil
+}
+
+func (x *ReadResult) GetContactCount() uint64 {
+	if x != nil {
+		return x.ContactCount
+	}
+	return 0
 }
 
 type JoinedThreadRow struct {
@@ -4923,12 +4940,13 @@ const file_proto_cell_cell_proto_rawDesc = "" +
 	"\bcontacts\x18\t \x01(\v2\x1c.waggle.cell.v1.ReadContactsH\x00R\bcontacts\x121\n" +
 	"\x05cards\x18\n" +
 	" \x01(\v2\x19.waggle.cell.v1.ReadCardsH\x00R\x05cardsB\x06\n" +
-	"\x04body\"\x88\x01\n" +
+	"\x04body\"\x9e\x01\n" +
 	"\fReadContacts\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\x04R\x04user\x128\n" +
 	"\trelations\x18\x02 \x03(\x0e2\x1a.waggle.client.v1.RelationR\trelations\x12\x14\n" +
 	"\x05limit\x18\x03 \x01(\rR\x05limit\x12\x14\n" +
-	"\x05after\x18\x04 \x01(\x04R\x05after\";\n" +
+	"\x05after\x18\x04 \x01(\x04R\x05after\x12\x14\n" +
+	"\x05users\x18\x05 \x03(\x04R\x05users\";\n" +
 	"\rReadThreadRow\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x16\n" +
 	"\x06thread\x18\x02 \x01(\tR\x06thread\"E\n" +
@@ -4976,7 +4994,7 @@ const file_proto_cell_cell_proto_rawDesc = "" +
 	"\x04dest\x18\x01 \x01(\x04R\x04dest\x12\x14\n" +
 	"\x05after\x18\x02 \x01(\x04R\x05after\x12\x14\n" +
 	"\x05limit\x18\x03 \x01(\rR\x05limit\"\x12\n" +
-	"\x10ReadChannelHeads\"\xbc\x04\n" +
+	"\x10ReadChannelHeads\"\xe1\x04\n" +
 	"\n" +
 	"ReadResult\x126\n" +
 	"\aupdates\x18\x01 \x03(\v2\x1c.waggle.cell.v1.LoggedUpdateR\aupdates\x12\x18\n" +
@@ -4992,7 +5010,8 @@ const file_proto_cell_cell_proto_rawDesc = "" +
 	" \x03(\v2\x1b.waggle.cell.v1.ChannelHeadR\fchannelHeads\x125\n" +
 	"\bcontacts\x18\v \x03(\v2\x19.waggle.client.v1.ContactR\bcontacts\x12\x12\n" +
 	"\x04more\x18\f \x01(\bR\x04more\x12+\n" +
-	"\x05cards\x18\r \x01(\v2\x15.waggle.cell.v1.CardsR\x05cards\"\x8a\x01\n" +
+	"\x05cards\x18\r \x01(\v2\x15.waggle.cell.v1.CardsR\x05cards\x12#\n" +
+	"\rcontact_count\x18\x14 \x01(\x04R\fcontactCount\"\x8a\x01\n" +
 	"\x0fJoinedThreadRow\x12\x16\n" +
 	"\x06thread\x18\x01 \x01(\tR\x06thread\x12.\n" +
 	"\x03row\x18\x02 \x01(\v2\x1c.waggle.cell.v1.JoinedThreadR\x03row\x12/\n" +

@@ -562,11 +562,14 @@ type AppendMessage struct {
 	// (the first message of a thread): the owner keeps it.
 	ToDirectFrom client.DirectFrom `protobuf:"varint,9,opt,name=to_direct_from,json=toDirectFrom,proto3,enum=waggle.client.v1.DirectFrom" json:"to_direct_from,omitempty"`
 	// The deployment lets only friends write to each other.
-	FriendsOnly   bool               `protobuf:"varint,10,opt,name=friends_only,json=friendsOnly,proto3" json:"friends_only,omitempty"`
-	Location      *client.Location   `protobuf:"bytes,11,opt,name=location,proto3" json:"location,omitempty"` // instead of text
-	Card          *client.SharedCard `protobuf:"bytes,12,opt,name=card,proto3" json:"card,omitempty"`         // instead of text
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	FriendsOnly bool               `protobuf:"varint,10,opt,name=friends_only,json=friendsOnly,proto3" json:"friends_only,omitempty"`
+	Location    *client.Location   `protobuf:"bytes,11,opt,name=location,proto3" json:"location,omitempty"` // instead of text
+	Card        *client.SharedCard `protobuf:"bytes,12,opt,name=card,proto3" json:"card,omitempty"`         // instead of text
+	// Counts the changes of the other side's profile: tells whether
+	// to_direct_from is newer than what the owner knows.
+	ToDirectChanged uint64 `protobuf:"varint,20,opt,name=to_direct_changed,json=toDirectChanged,proto3" json:"to_direct_changed,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *AppendMessage) Reset() {
@@ -681,6 +684,13 @@ func (x *AppendMessage) GetCard() *client.SharedCard {
 		return x.Card
 	}
 	return nil
+}
+
+func (x *AppendMessage) GetToDirectChanged() uint64 {
+	if x != nil {
+		return x.ToDirectChanged
+	}
+	return 0
 }
 
 // ChangeContact changes what two people are to each other. It is decided by
@@ -1857,7 +1867,7 @@ const file_proto_cell_command_proto_rawDesc = "" +
 	"\fedit_contact\x18\x0e \x01(\v2\x1b.waggle.cell.v1.EditContactH\x00R\veditContact\x12=\n" +
 	"\vset_profile\x18\x0f \x01(\v2\x1a.waggle.cell.v1.SetProfileH\x00R\n" +
 	"setProfileB\x06\n" +
-	"\x04body\"\xc2\x03\n" +
+	"\x04body\"\xee\x03\n" +
 	"\rAppendMessage\x12\x16\n" +
 	"\x06thread\x18\x01 \x01(\tR\x06thread\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\x04R\x04from\x12\"\n" +
@@ -1871,7 +1881,8 @@ const file_proto_cell_command_proto_rawDesc = "" +
 	"\ffriends_only\x18\n" +
 	" \x01(\bR\vfriendsOnly\x126\n" +
 	"\blocation\x18\v \x01(\v2\x1a.waggle.client.v1.LocationR\blocation\x120\n" +
-	"\x04card\x18\f \x01(\v2\x1c.waggle.client.v1.SharedCardR\x04card\"\x8d\x02\n" +
+	"\x04card\x18\f \x01(\v2\x1c.waggle.client.v1.SharedCardR\x04card\x12*\n" +
+	"\x11to_direct_changed\x18\x14 \x01(\x04R\x0ftoDirectChanged\"\x8d\x02\n" +
 	"\rChangeContact\x12\x16\n" +
 	"\x06thread\x18\x01 \x01(\tR\x06thread\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\x04R\x04from\x127\n" +

@@ -352,7 +352,7 @@ type Profile struct {
 	Avatar           string                 `protobuf:"bytes,9,opt,name=avatar,proto3" json:"avatar,omitempty"`
 	DirectFrom       client.DirectFrom      `protobuf:"varint,10,opt,name=direct_from,json=directFrom,proto3,enum=waggle.client.v1.DirectFrom" json:"direct_from,omitempty"`
 	Hidden           bool                   `protobuf:"varint,11,opt,name=hidden,proto3" json:"hidden,omitempty"`   // friends see no presence, last seen or typing
-	Changed          uint64                 `protobuf:"varint,12,opt,name=changed,proto3" json:"changed,omitempty"` // counts changes of the card
+	Changed          uint64                 `protobuf:"varint,12,opt,name=changed,proto3" json:"changed,omitempty"` // counts changes of the card and of direct_from
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -621,6 +621,7 @@ type UpdateLog struct {
 	Trimmed       uint64                 `protobuf:"varint,2,opt,name=trimmed,proto3" json:"trimmed,omitempty"`                                  // updates up to this pts are gone
 	ForgottenHour uint64                 `protobuf:"varint,3,opt,name=forgotten_hour,json=forgottenHour,proto3" json:"forgotten_hour,omitempty"` // client message ids of earlier hours (Unix) are gone
 	DeliveredPts  uint64                 `protobuf:"varint,4,opt,name=delivered_pts,json=deliveredPts,proto3" json:"delivered_pts,omitempty"`    // some device has confirmed so far: marks were sent up to here
+	Contacts      uint64                 `protobuf:"varint,5,opt,name=contacts,proto3" json:"contacts,omitempty"`                                // rows of the user's contacts
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -679,6 +680,13 @@ func (x *UpdateLog) GetForgottenHour() uint64 {
 func (x *UpdateLog) GetDeliveredPts() uint64 {
 	if x != nil {
 		return x.DeliveredPts
+	}
+	return 0
+}
+
+func (x *UpdateLog) GetContacts() uint64 {
+	if x != nil {
+		return x.Contacts
 	}
 	return 0
 }
@@ -1207,6 +1215,7 @@ type Side struct {
 	Ignores       bool                   `protobuf:"varint,3,opt,name=ignores,proto3" json:"ignores,omitempty"`   // the other's request
 	Greeting      string                 `protobuf:"bytes,4,opt,name=greeting,proto3" json:"greeting,omitempty"`
 	RequestedMs   int64                  `protobuf:"varint,5,opt,name=requested_ms,json=requestedMs,proto3" json:"requested_ms,omitempty"`
+	SinceMs       int64                  `protobuf:"varint,6,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"` // the last change of what the other is to this one
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1276,6 +1285,13 @@ func (x *Side) GetRequestedMs() int64 {
 	return 0
 }
 
+func (x *Side) GetSinceMs() int64 {
+	if x != nil {
+		return x.SinceMs
+	}
+	return 0
+}
+
 // Contact is a user's copy of what he and another are to each other, and what
 // he notes of the other himself.
 type Contact struct {
@@ -1286,7 +1302,8 @@ type Contact struct {
 	Tags          []string               `protobuf:"bytes,4,rep,name=tags,proto3" json:"tags,omitempty"`
 	Greeting      string                 `protobuf:"bytes,5,opt,name=greeting,proto3" json:"greeting,omitempty"`
 	TimeMs        int64                  `protobuf:"varint,6,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
-	Card          *client.Card           `protobuf:"bytes,7,opt,name=card,proto3" json:"card,omitempty"` // a friend's, as last pushed
+	Card          *client.Card           `protobuf:"bytes,7,opt,name=card,proto3" json:"card,omitempty"`                                   // a friend's, as last pushed
+	CardChanged   uint64                 `protobuf:"varint,8,opt,name=card_changed,json=cardChanged,proto3" json:"card_changed,omitempty"` // the count of changes card is of
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1368,6 +1385,13 @@ func (x *Contact) GetCard() *client.Card {
 		return x.Card
 	}
 	return nil
+}
+
+func (x *Contact) GetCardChanged() uint64 {
+	if x != nil {
+		return x.CardChanged
+	}
+	return 0
 }
 
 // JoinedThread is one of a user's threads.
@@ -1794,7 +1818,9 @@ type ContactRow struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	User          uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"` // whose contact
 	Update        *ContactUpdate         `protobuf:"bytes,2,opt,name=update,proto3" json:"update,omitempty"`
-	Names         bool                   `protobuf:"varint,3,opt,name=names,proto3" json:"names,omitempty"` // alias and tags in it are the user's own, as just given
+	Names         bool                   `protobuf:"varint,3,opt,name=names,proto3" json:"names,omitempty"`                                // alias and tags in it are the user's own, as just given
+	CardChanged   uint64                 `protobuf:"varint,4,opt,name=card_changed,json=cardChanged,proto3" json:"card_changed,omitempty"` // of the card in it, see ProfileRow
+	Quiet         bool                   `protobuf:"varint,5,opt,name=quiet,proto3" json:"quiet,omitempty"`                                // the user is not told: a request he has put aside was renewed
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1846,6 +1872,20 @@ func (x *ContactRow) GetUpdate() *ContactUpdate {
 func (x *ContactRow) GetNames() bool {
 	if x != nil {
 		return x.Names
+	}
+	return false
+}
+
+func (x *ContactRow) GetCardChanged() uint64 {
+	if x != nil {
+		return x.CardChanged
+	}
+	return 0
+}
+
+func (x *ContactRow) GetQuiet() bool {
+	if x != nil {
+		return x.Quiet
 	}
 	return false
 }
@@ -2120,12 +2160,13 @@ const file_proto_cell_state_proto_rawDesc = "" +
 	"\x11authority_version\x18\v \x01(\x04R\x10authorityVersion\x12\x1f\n" +
 	"\vpast_nonces\x18\f \x03(\fR\n" +
 	"pastNonces\x12\x17\n" +
-	"\aseen_ms\x18\r \x01(\x03R\x06seenMs\"\x93\x01\n" +
+	"\aseen_ms\x18\r \x01(\x03R\x06seenMs\"\xaf\x01\n" +
 	"\tUpdateLog\x12 \n" +
 	"\vincarnation\x18\x01 \x01(\fR\vincarnation\x12\x18\n" +
 	"\atrimmed\x18\x02 \x01(\x04R\atrimmed\x12%\n" +
 	"\x0eforgotten_hour\x18\x03 \x01(\x04R\rforgottenHour\x12#\n" +
-	"\rdelivered_pts\x18\x04 \x01(\x04R\fdeliveredPts\"\xf3\x01\n" +
+	"\rdelivered_pts\x18\x04 \x01(\x04R\fdeliveredPts\x12\x1a\n" +
+	"\bcontacts\x18\x05 \x01(\x04R\bcontacts\"\xf3\x01\n" +
 	"\fStoredUpdate\x12\x16\n" +
 	"\x06thread\x18\x01 \x01(\tR\x06thread\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x10\n" +
@@ -2164,13 +2205,14 @@ const file_proto_cell_state_proto_rawDesc = "" +
 	"\afriends\x18\x03 \x01(\bR\afriends\x12\x18\n" +
 	"\agreeted\x18\x04 \x01(\bR\agreeted\x12&\n" +
 	"\x03low\x18\x05 \x01(\v2\x14.waggle.cell.v1.SideR\x03low\x12(\n" +
-	"\x04high\x18\x06 \x01(\v2\x14.waggle.cell.v1.SideR\x04high\"\x93\x01\n" +
+	"\x04high\x18\x06 \x01(\v2\x14.waggle.cell.v1.SideR\x04high\"\xae\x01\n" +
 	"\x04Side\x12\x16\n" +
 	"\x06blocks\x18\x01 \x01(\bR\x06blocks\x12\x1a\n" +
 	"\brequests\x18\x02 \x01(\bR\brequests\x12\x18\n" +
 	"\aignores\x18\x03 \x01(\bR\aignores\x12\x1a\n" +
 	"\bgreeting\x18\x04 \x01(\tR\bgreeting\x12!\n" +
-	"\frequested_ms\x18\x05 \x01(\x03R\vrequestedMs\"\xe0\x01\n" +
+	"\frequested_ms\x18\x05 \x01(\x03R\vrequestedMs\x12\x19\n" +
+	"\bsince_ms\x18\x06 \x01(\x03R\asinceMs\"\x83\x02\n" +
 	"\aContact\x126\n" +
 	"\brelation\x18\x01 \x01(\x0e2\x1a.waggle.client.v1.RelationR\brelation\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -2178,7 +2220,8 @@ const file_proto_cell_state_proto_rawDesc = "" +
 	"\x04tags\x18\x04 \x03(\tR\x04tags\x12\x1a\n" +
 	"\bgreeting\x18\x05 \x01(\tR\bgreeting\x12\x17\n" +
 	"\atime_ms\x18\x06 \x01(\x03R\x06timeMs\x12*\n" +
-	"\x04card\x18\a \x01(\v2\x16.waggle.client.v1.CardR\x04card\"\xad\x02\n" +
+	"\x04card\x18\a \x01(\v2\x16.waggle.client.v1.CardR\x04card\x12!\n" +
+	"\fcard_changed\x18\b \x01(\x04R\vcardChanged\"\xad\x02\n" +
 	"\fJoinedThread\x12\x19\n" +
 	"\blast_seq\x18\x01 \x01(\x04R\alastSeq\x12 \n" +
 	"\flast_time_ms\x18\x02 \x01(\x03R\n" +
@@ -2214,12 +2257,14 @@ const file_proto_cell_state_proto_rawDesc = "" +
 	"\bmessages\x18\x04 \x01(\x04R\bmessages\x12\x17\n" +
 	"\atime_ms\x18\x05 \x01(\x03R\x06timeMs\x12\x10\n" +
 	"\x03own\x18\x06 \x01(\bR\x03own\x12\x1b\n" +
-	"\tpeer_name\x18\a \x01(\tR\bpeerName\"m\n" +
+	"\tpeer_name\x18\a \x01(\tR\bpeerName\"\xa6\x01\n" +
 	"\n" +
 	"ContactRow\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\x04R\x04user\x125\n" +
 	"\x06update\x18\x02 \x01(\v2\x1d.waggle.cell.v1.ContactUpdateR\x06update\x12\x14\n" +
-	"\x05names\x18\x03 \x01(\bR\x05names\"w\n" +
+	"\x05names\x18\x03 \x01(\bR\x05names\x12!\n" +
+	"\fcard_changed\x18\x04 \x01(\x04R\vcardChanged\x12\x14\n" +
+	"\x05quiet\x18\x05 \x01(\bR\x05quiet\"w\n" +
 	"\aMarkRow\x12\x16\n" +
 	"\x06thread\x18\x01 \x01(\tR\x06thread\x12\x12\n" +
 	"\x04user\x18\x02 \x01(\x04R\x04user\x12\x0e\n" +

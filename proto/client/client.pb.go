@@ -2789,6 +2789,7 @@ type UserFound struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	User          uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"`
 	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Card          *Card                  `protobuf:"bytes,3,opt,name=card,proto3" json:"card,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2835,6 +2836,13 @@ func (x *UserFound) GetName() string {
 		return x.Name
 	}
 	return ""
+}
+
+func (x *UserFound) GetCard() *Card {
+	if x != nil {
+		return x.Card
+	}
+	return nil
 }
 
 // FindPeople finds people whose user name begins with prefix.
@@ -4346,10 +4354,11 @@ const file_proto_client_client_proto_rawDesc = "" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\"2\n" +
 	"\bFindUser\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
-	"\x04user\x18\x02 \x01(\x04R\x04user\"3\n" +
+	"\x04user\x18\x02 \x01(\x04R\x04user\"_\n" +
 	"\tUserFound\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\":\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12*\n" +
+	"\x04card\x18\x03 \x01(\v2\x16.waggle.client.v1.CardR\x04card\":\n" +
 	"\n" +
 	"FindPeople\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x14\n" +
@@ -4588,26 +4597,27 @@ var file_proto_client_client_proto_depIdxs = []int32{
 	17, // 50: waggle.client.v1.History.events:type_name -> waggle.client.v1.Event
 	28, // 51: waggle.client.v1.Threads.threads:type_name -> waggle.client.v1.Thread
 	17, // 52: waggle.client.v1.Thread.last:type_name -> waggle.client.v1.Event
-	35, // 53: waggle.client.v1.People.cards:type_name -> waggle.client.v1.Card
-	0,  // 54: waggle.client.v1.Card.relation:type_name -> waggle.client.v1.Relation
-	1,  // 55: waggle.client.v1.ChangeContact.action:type_name -> waggle.client.v1.ContactAction
-	38, // 56: waggle.client.v1.ContactChanged.contact:type_name -> waggle.client.v1.Contact
-	0,  // 57: waggle.client.v1.Contact.relation:type_name -> waggle.client.v1.Relation
-	35, // 58: waggle.client.v1.Contact.card:type_name -> waggle.client.v1.Card
-	1,  // 59: waggle.client.v1.ContactEvent.action:type_name -> waggle.client.v1.ContactAction
-	38, // 60: waggle.client.v1.ContactEvent.contact:type_name -> waggle.client.v1.Contact
-	0,  // 61: waggle.client.v1.ListContacts.relations:type_name -> waggle.client.v1.Relation
-	38, // 62: waggle.client.v1.Contacts.contacts:type_name -> waggle.client.v1.Contact
-	2,  // 63: waggle.client.v1.SetProfile.direct_from:type_name -> waggle.client.v1.DirectFrom
-	35, // 64: waggle.client.v1.Profile.card:type_name -> waggle.client.v1.Card
-	2,  // 65: waggle.client.v1.Profile.direct_from:type_name -> waggle.client.v1.DirectFrom
-	48, // 66: waggle.client.v1.Devices.devices:type_name -> waggle.client.v1.DeviceRow
-	55, // 67: waggle.client.v1.Presence.friends:type_name -> waggle.client.v1.FriendPresence
-	68, // [68:68] is the sub-list for method output_type
-	68, // [68:68] is the sub-list for method input_type
-	68, // [68:68] is the sub-list for extension type_name
-	68, // [68:68] is the sub-list for extension extendee
-	0,  // [0:68] is the sub-list for field type_name
+	35, // 53: waggle.client.v1.UserFound.card:type_name -> waggle.client.v1.Card
+	35, // 54: waggle.client.v1.People.cards:type_name -> waggle.client.v1.Card
+	0,  // 55: waggle.client.v1.Card.relation:type_name -> waggle.client.v1.Relation
+	1,  // 56: waggle.client.v1.ChangeContact.action:type_name -> waggle.client.v1.ContactAction
+	38, // 57: waggle.client.v1.ContactChanged.contact:type_name -> waggle.client.v1.Contact
+	0,  // 58: waggle.client.v1.Contact.relation:type_name -> waggle.client.v1.Relation
+	35, // 59: waggle.client.v1.Contact.card:type_name -> waggle.client.v1.Card
+	1,  // 60: waggle.client.v1.ContactEvent.action:type_name -> waggle.client.v1.ContactAction
+	38, // 61: waggle.client.v1.ContactEvent.contact:type_name -> waggle.client.v1.Contact
+	0,  // 62: waggle.client.v1.ListContacts.relations:type_name -> waggle.client.v1.Relation
+	38, // 63: waggle.client.v1.Contacts.contacts:type_name -> waggle.client.v1.Contact
+	2,  // 64: waggle.client.v1.SetProfile.direct_from:type_name -> waggle.client.v1.DirectFrom
+	35, // 65: waggle.client.v1.Profile.card:type_name -> waggle.client.v1.Card
+	2,  // 66: waggle.client.v1.Profile.direct_from:type_name -> waggle.client.v1.DirectFrom
+	48, // 67: waggle.client.v1.Devices.devices:type_name -> waggle.client.v1.DeviceRow
+	55, // 68: waggle.client.v1.Presence.friends:type_name -> waggle.client.v1.FriendPresence
+	69, // [69:69] is the sub-list for method output_type
+	69, // [69:69] is the sub-list for method input_type
+	69, // [69:69] is the sub-list for extension type_name
+	69, // [69:69] is the sub-list for extension extendee
+	0,  // [0:69] is the sub-list for field type_name
 }
 
 func init() { file_proto_client_client_proto_init() }

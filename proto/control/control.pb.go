@@ -436,6 +436,154 @@ func (x *FindUserReply) GetName() string {
 	return ""
 }
 
+type FindPeopleRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Prefix        string                 `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"` // at least 2 bytes
+	Limit         uint32                 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`  // at most 50; 0: 20
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FindPeopleRequest) Reset() {
+	*x = FindPeopleRequest{}
+	mi := &file_proto_control_control_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FindPeopleRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FindPeopleRequest) ProtoMessage() {}
+
+func (x *FindPeopleRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FindPeopleRequest.ProtoReflect.Descriptor instead.
+func (*FindPeopleRequest) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *FindPeopleRequest) GetPrefix() string {
+	if x != nil {
+		return x.Prefix
+	}
+	return ""
+}
+
+func (x *FindPeopleRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type FindPeopleReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	People        []*FoundPerson         `protobuf:"bytes,1,rep,name=people,proto3" json:"people,omitempty"` // by name
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FindPeopleReply) Reset() {
+	*x = FindPeopleReply{}
+	mi := &file_proto_control_control_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FindPeopleReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FindPeopleReply) ProtoMessage() {}
+
+func (x *FindPeopleReply) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FindPeopleReply.ProtoReflect.Descriptor instead.
+func (*FindPeopleReply) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *FindPeopleReply) GetPeople() []*FoundPerson {
+	if x != nil {
+		return x.People
+	}
+	return nil
+}
+
+type FoundPerson struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FoundPerson) Reset() {
+	*x = FoundPerson{}
+	mi := &file_proto_control_control_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FoundPerson) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FoundPerson) ProtoMessage() {}
+
+func (x *FoundPerson) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FoundPerson.ProtoReflect.Descriptor instead.
+func (*FoundPerson) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *FoundPerson) GetUser() uint64 {
+	if x != nil {
+		return x.User
+	}
+	return 0
+}
+
+func (x *FoundPerson) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
 type SendCodeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Email         string                 `protobuf:"bytes,1,opt,name=email,proto3" json:"email,omitempty"`
@@ -447,7 +595,7 @@ type SendCodeRequest struct {
 
 func (x *SendCodeRequest) Reset() {
 	*x = SendCodeRequest{}
-	mi := &file_proto_control_control_proto_msgTypes[7]
+	mi := &file_proto_control_control_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -459,7 +607,7 @@ func (x *SendCodeRequest) String() string {
 func (*SendCodeRequest) ProtoMessage() {}
 
 func (x *SendCodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[7]
+	mi := &file_proto_control_control_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -472,7 +620,7 @@ func (x *SendCodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SendCodeRequest.ProtoReflect.Descriptor instead.
 func (*SendCodeRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{7}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SendCodeRequest) GetEmail() string {
@@ -505,7 +653,7 @@ type SendCodeReply struct {
 
 func (x *SendCodeReply) Reset() {
 	*x = SendCodeReply{}
-	mi := &file_proto_control_control_proto_msgTypes[8]
+	mi := &file_proto_control_control_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -517,7 +665,7 @@ func (x *SendCodeReply) String() string {
 func (*SendCodeReply) ProtoMessage() {}
 
 func (x *SendCodeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[8]
+	mi := &file_proto_control_control_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -530,7 +678,7 @@ func (x *SendCodeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SendCodeReply.ProtoReflect.Descriptor instead.
 func (*SendCodeReply) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{8}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SendCodeReply) GetEmail() string {
@@ -554,7 +702,7 @@ type RegisterRequest struct {
 
 func (x *RegisterRequest) Reset() {
 	*x = RegisterRequest{}
-	mi := &file_proto_control_control_proto_msgTypes[9]
+	mi := &file_proto_control_control_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -566,7 +714,7 @@ func (x *RegisterRequest) String() string {
 func (*RegisterRequest) ProtoMessage() {}
 
 func (x *RegisterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[9]
+	mi := &file_proto_control_control_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -579,7 +727,7 @@ func (x *RegisterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterRequest.ProtoReflect.Descriptor instead.
 func (*RegisterRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{9}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RegisterRequest) GetName() string {
@@ -635,7 +783,7 @@ type RegisterReply struct {
 
 func (x *RegisterReply) Reset() {
 	*x = RegisterReply{}
-	mi := &file_proto_control_control_proto_msgTypes[10]
+	mi := &file_proto_control_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -647,7 +795,7 @@ func (x *RegisterReply) String() string {
 func (*RegisterReply) ProtoMessage() {}
 
 func (x *RegisterReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[10]
+	mi := &file_proto_control_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -660,7 +808,7 @@ func (x *RegisterReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterReply.ProtoReflect.Descriptor instead.
 func (*RegisterReply) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{10}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RegisterReply) GetUser() uint64 {
@@ -695,7 +843,7 @@ type CheckAccountRequest struct {
 
 func (x *CheckAccountRequest) Reset() {
 	*x = CheckAccountRequest{}
-	mi := &file_proto_control_control_proto_msgTypes[11]
+	mi := &file_proto_control_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -707,7 +855,7 @@ func (x *CheckAccountRequest) String() string {
 func (*CheckAccountRequest) ProtoMessage() {}
 
 func (x *CheckAccountRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[11]
+	mi := &file_proto_control_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -720,7 +868,7 @@ func (x *CheckAccountRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckAccountRequest.ProtoReflect.Descriptor instead.
 func (*CheckAccountRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{11}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CheckAccountRequest) GetName() string {
@@ -754,7 +902,7 @@ type CheckAccountReply struct {
 
 func (x *CheckAccountReply) Reset() {
 	*x = CheckAccountReply{}
-	mi := &file_proto_control_control_proto_msgTypes[12]
+	mi := &file_proto_control_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -766,7 +914,7 @@ func (x *CheckAccountReply) String() string {
 func (*CheckAccountReply) ProtoMessage() {}
 
 func (x *CheckAccountReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[12]
+	mi := &file_proto_control_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -779,7 +927,7 @@ func (x *CheckAccountReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckAccountReply.ProtoReflect.Descriptor instead.
 func (*CheckAccountReply) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{12}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CheckAccountReply) GetName() string {
@@ -810,7 +958,7 @@ type ResetPasswordRequest struct {
 
 func (x *ResetPasswordRequest) Reset() {
 	*x = ResetPasswordRequest{}
-	mi := &file_proto_control_control_proto_msgTypes[13]
+	mi := &file_proto_control_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -822,7 +970,7 @@ func (x *ResetPasswordRequest) String() string {
 func (*ResetPasswordRequest) ProtoMessage() {}
 
 func (x *ResetPasswordRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[13]
+	mi := &file_proto_control_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -835,7 +983,7 @@ func (x *ResetPasswordRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetPasswordRequest.ProtoReflect.Descriptor instead.
 func (*ResetPasswordRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{13}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ResetPasswordRequest) GetName() string {
@@ -891,7 +1039,7 @@ type ResetPasswordReply struct {
 
 func (x *ResetPasswordReply) Reset() {
 	*x = ResetPasswordReply{}
-	mi := &file_proto_control_control_proto_msgTypes[14]
+	mi := &file_proto_control_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -903,7 +1051,7 @@ func (x *ResetPasswordReply) String() string {
 func (*ResetPasswordReply) ProtoMessage() {}
 
 func (x *ResetPasswordReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[14]
+	mi := &file_proto_control_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -916,7 +1064,7 @@ func (x *ResetPasswordReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetPasswordReply.ProtoReflect.Descriptor instead.
 func (*ResetPasswordReply) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{14}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ResetPasswordReply) GetUser() uint64 {
@@ -950,7 +1098,7 @@ type RefreshRequest struct {
 
 func (x *RefreshRequest) Reset() {
 	*x = RefreshRequest{}
-	mi := &file_proto_control_control_proto_msgTypes[15]
+	mi := &file_proto_control_control_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -962,7 +1110,7 @@ func (x *RefreshRequest) String() string {
 func (*RefreshRequest) ProtoMessage() {}
 
 func (x *RefreshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[15]
+	mi := &file_proto_control_control_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -975,7 +1123,7 @@ func (x *RefreshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshRequest.ProtoReflect.Descriptor instead.
 func (*RefreshRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{15}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RefreshRequest) GetRefreshToken() string {
@@ -1005,7 +1153,7 @@ type RefreshReply struct {
 
 func (x *RefreshReply) Reset() {
 	*x = RefreshReply{}
-	mi := &file_proto_control_control_proto_msgTypes[16]
+	mi := &file_proto_control_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1017,7 +1165,7 @@ func (x *RefreshReply) String() string {
 func (*RefreshReply) ProtoMessage() {}
 
 func (x *RefreshReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[16]
+	mi := &file_proto_control_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1030,7 +1178,7 @@ func (x *RefreshReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshReply.ProtoReflect.Descriptor instead.
 func (*RefreshReply) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{16}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RefreshReply) GetUser() uint64 {
@@ -1076,7 +1224,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_proto_control_control_proto_msgTypes[17]
+	mi := &file_proto_control_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1088,7 +1236,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[17]
+	mi := &file_proto_control_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1101,7 +1249,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{17}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{20}
 }
 
 type StatusReply struct {
@@ -1121,7 +1269,7 @@ type StatusReply struct {
 
 func (x *StatusReply) Reset() {
 	*x = StatusReply{}
-	mi := &file_proto_control_control_proto_msgTypes[18]
+	mi := &file_proto_control_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1133,7 +1281,7 @@ func (x *StatusReply) String() string {
 func (*StatusReply) ProtoMessage() {}
 
 func (x *StatusReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[18]
+	mi := &file_proto_control_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1146,7 +1294,7 @@ func (x *StatusReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusReply.ProtoReflect.Descriptor instead.
 func (*StatusReply) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{18}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *StatusReply) GetMode() string {
@@ -1220,7 +1368,7 @@ type ListCellsRequest struct {
 
 func (x *ListCellsRequest) Reset() {
 	*x = ListCellsRequest{}
-	mi := &file_proto_control_control_proto_msgTypes[19]
+	mi := &file_proto_control_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1232,7 +1380,7 @@ func (x *ListCellsRequest) String() string {
 func (*ListCellsRequest) ProtoMessage() {}
 
 func (x *ListCellsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[19]
+	mi := &file_proto_control_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1245,7 +1393,7 @@ func (x *ListCellsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCellsRequest.ProtoReflect.Descriptor instead.
 func (*ListCellsRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{19}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{22}
 }
 
 type ListCellsReply struct {
@@ -1257,7 +1405,7 @@ type ListCellsReply struct {
 
 func (x *ListCellsReply) Reset() {
 	*x = ListCellsReply{}
-	mi := &file_proto_control_control_proto_msgTypes[20]
+	mi := &file_proto_control_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1269,7 +1417,7 @@ func (x *ListCellsReply) String() string {
 func (*ListCellsReply) ProtoMessage() {}
 
 func (x *ListCellsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[20]
+	mi := &file_proto_control_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1282,7 +1430,7 @@ func (x *ListCellsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCellsReply.ProtoReflect.Descriptor instead.
 func (*ListCellsReply) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{20}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListCellsReply) GetCells() []*CellStatus {
@@ -1306,7 +1454,7 @@ type CellStatus struct {
 
 func (x *CellStatus) Reset() {
 	*x = CellStatus{}
-	mi := &file_proto_control_control_proto_msgTypes[21]
+	mi := &file_proto_control_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1318,7 +1466,7 @@ func (x *CellStatus) String() string {
 func (*CellStatus) ProtoMessage() {}
 
 func (x *CellStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[21]
+	mi := &file_proto_control_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1331,7 +1479,7 @@ func (x *CellStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CellStatus.ProtoReflect.Descriptor instead.
 func (*CellStatus) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{21}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CellStatus) GetCell() string {
@@ -1385,7 +1533,7 @@ type AddCellRequest struct {
 
 func (x *AddCellRequest) Reset() {
 	*x = AddCellRequest{}
-	mi := &file_proto_control_control_proto_msgTypes[22]
+	mi := &file_proto_control_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1397,7 +1545,7 @@ func (x *AddCellRequest) String() string {
 func (*AddCellRequest) ProtoMessage() {}
 
 func (x *AddCellRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[22]
+	mi := &file_proto_control_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1410,7 +1558,7 @@ func (x *AddCellRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddCellRequest.ProtoReflect.Descriptor instead.
 func (*AddCellRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{22}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *AddCellRequest) GetCell() string {
@@ -1429,7 +1577,7 @@ type AddCellReply struct {
 
 func (x *AddCellReply) Reset() {
 	*x = AddCellReply{}
-	mi := &file_proto_control_control_proto_msgTypes[23]
+	mi := &file_proto_control_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1441,7 +1589,7 @@ func (x *AddCellReply) String() string {
 func (*AddCellReply) ProtoMessage() {}
 
 func (x *AddCellReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[23]
+	mi := &file_proto_control_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1454,7 +1602,7 @@ func (x *AddCellReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddCellReply.ProtoReflect.Descriptor instead.
 func (*AddCellReply) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{23}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *AddCellReply) GetCell() *CellStatus {
@@ -1472,7 +1620,7 @@ type ListNodesRequest struct {
 
 func (x *ListNodesRequest) Reset() {
 	*x = ListNodesRequest{}
-	mi := &file_proto_control_control_proto_msgTypes[24]
+	mi := &file_proto_control_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1484,7 +1632,7 @@ func (x *ListNodesRequest) String() string {
 func (*ListNodesRequest) ProtoMessage() {}
 
 func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[24]
+	mi := &file_proto_control_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1497,7 +1645,7 @@ func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesRequest.ProtoReflect.Descriptor instead.
 func (*ListNodesRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{24}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{27}
 }
 
 type ListNodesReply struct {
@@ -1509,7 +1657,7 @@ type ListNodesReply struct {
 
 func (x *ListNodesReply) Reset() {
 	*x = ListNodesReply{}
-	mi := &file_proto_control_control_proto_msgTypes[25]
+	mi := &file_proto_control_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1521,7 +1669,7 @@ func (x *ListNodesReply) String() string {
 func (*ListNodesReply) ProtoMessage() {}
 
 func (x *ListNodesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[25]
+	mi := &file_proto_control_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1534,7 +1682,7 @@ func (x *ListNodesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesReply.ProtoReflect.Descriptor instead.
 func (*ListNodesReply) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{25}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListNodesReply) GetNodes() []*NodeStatus {
@@ -1563,7 +1711,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_proto_control_control_proto_msgTypes[26]
+	mi := &file_proto_control_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1575,7 +1723,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[26]
+	mi := &file_proto_control_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1588,7 +1736,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{26}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *NodeStatus) GetNode() string {
@@ -1676,7 +1824,7 @@ type ListEdgesRequest struct {
 
 func (x *ListEdgesRequest) Reset() {
 	*x = ListEdgesRequest{}
-	mi := &file_proto_control_control_proto_msgTypes[27]
+	mi := &file_proto_control_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1688,7 +1836,7 @@ func (x *ListEdgesRequest) String() string {
 func (*ListEdgesRequest) ProtoMessage() {}
 
 func (x *ListEdgesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[27]
+	mi := &file_proto_control_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1701,7 +1849,7 @@ func (x *ListEdgesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEdgesRequest.ProtoReflect.Descriptor instead.
 func (*ListEdgesRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{27}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{30}
 }
 
 type ListEdgesReply struct {
@@ -1713,7 +1861,7 @@ type ListEdgesReply struct {
 
 func (x *ListEdgesReply) Reset() {
 	*x = ListEdgesReply{}
-	mi := &file_proto_control_control_proto_msgTypes[28]
+	mi := &file_proto_control_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1725,7 +1873,7 @@ func (x *ListEdgesReply) String() string {
 func (*ListEdgesReply) ProtoMessage() {}
 
 func (x *ListEdgesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[28]
+	mi := &file_proto_control_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1738,7 +1886,7 @@ func (x *ListEdgesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEdgesReply.ProtoReflect.Descriptor instead.
 func (*ListEdgesReply) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{28}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListEdgesReply) GetEdges() []*EdgeStatus {
@@ -1763,7 +1911,7 @@ type EdgeStatus struct {
 
 func (x *EdgeStatus) Reset() {
 	*x = EdgeStatus{}
-	mi := &file_proto_control_control_proto_msgTypes[29]
+	mi := &file_proto_control_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1775,7 +1923,7 @@ func (x *EdgeStatus) String() string {
 func (*EdgeStatus) ProtoMessage() {}
 
 func (x *EdgeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[29]
+	mi := &file_proto_control_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1788,7 +1936,7 @@ func (x *EdgeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EdgeStatus.ProtoReflect.Descriptor instead.
 func (*EdgeStatus) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{29}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *EdgeStatus) GetEdge() string {
@@ -1848,7 +1996,7 @@ type ListRangesRequest struct {
 
 func (x *ListRangesRequest) Reset() {
 	*x = ListRangesRequest{}
-	mi := &file_proto_control_control_proto_msgTypes[30]
+	mi := &file_proto_control_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1860,7 +2008,7 @@ func (x *ListRangesRequest) String() string {
 func (*ListRangesRequest) ProtoMessage() {}
 
 func (x *ListRangesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[30]
+	mi := &file_proto_control_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1873,7 +2021,7 @@ func (x *ListRangesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRangesRequest.ProtoReflect.Descriptor instead.
 func (*ListRangesRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{30}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{33}
 }
 
 type ListRangesReply struct {
@@ -1885,7 +2033,7 @@ type ListRangesReply struct {
 
 func (x *ListRangesReply) Reset() {
 	*x = ListRangesReply{}
-	mi := &file_proto_control_control_proto_msgTypes[31]
+	mi := &file_proto_control_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1897,7 +2045,7 @@ func (x *ListRangesReply) String() string {
 func (*ListRangesReply) ProtoMessage() {}
 
 func (x *ListRangesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[31]
+	mi := &file_proto_control_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1910,7 +2058,7 @@ func (x *ListRangesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRangesReply.ProtoReflect.Descriptor instead.
 func (*ListRangesReply) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{31}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ListRangesReply) GetRanges() []*RangeStatus {
@@ -1940,7 +2088,7 @@ type RangeStatus struct {
 
 func (x *RangeStatus) Reset() {
 	*x = RangeStatus{}
-	mi := &file_proto_control_control_proto_msgTypes[32]
+	mi := &file_proto_control_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1952,7 +2100,7 @@ func (x *RangeStatus) String() string {
 func (*RangeStatus) ProtoMessage() {}
 
 func (x *RangeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[32]
+	mi := &file_proto_control_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1965,7 +2113,7 @@ func (x *RangeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangeStatus.ProtoReflect.Descriptor instead.
 func (*RangeStatus) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{32}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RangeStatus) GetRange() uint64 {
@@ -2061,7 +2209,7 @@ type ShowUserRequest struct {
 
 func (x *ShowUserRequest) Reset() {
 	*x = ShowUserRequest{}
-	mi := &file_proto_control_control_proto_msgTypes[33]
+	mi := &file_proto_control_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2073,7 +2221,7 @@ func (x *ShowUserRequest) String() string {
 func (*ShowUserRequest) ProtoMessage() {}
 
 func (x *ShowUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[33]
+	mi := &file_proto_control_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2086,7 +2234,7 @@ func (x *ShowUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowUserRequest.ProtoReflect.Descriptor instead.
 func (*ShowUserRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{33}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ShowUserRequest) GetUser() string {
@@ -2116,7 +2264,7 @@ type ShowUserReply struct {
 
 func (x *ShowUserReply) Reset() {
 	*x = ShowUserReply{}
-	mi := &file_proto_control_control_proto_msgTypes[34]
+	mi := &file_proto_control_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2128,7 +2276,7 @@ func (x *ShowUserReply) String() string {
 func (*ShowUserReply) ProtoMessage() {}
 
 func (x *ShowUserReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[34]
+	mi := &file_proto_control_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2141,7 +2289,7 @@ func (x *ShowUserReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowUserReply.ProtoReflect.Descriptor instead.
 func (*ShowUserReply) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{34}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ShowUserReply) GetUser() uint64 {
@@ -2240,7 +2388,7 @@ type UserSession struct {
 
 func (x *UserSession) Reset() {
 	*x = UserSession{}
-	mi := &file_proto_control_control_proto_msgTypes[35]
+	mi := &file_proto_control_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2252,7 +2400,7 @@ func (x *UserSession) String() string {
 func (*UserSession) ProtoMessage() {}
 
 func (x *UserSession) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[35]
+	mi := &file_proto_control_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2265,7 +2413,7 @@ func (x *UserSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserSession.ProtoReflect.Descriptor instead.
 func (*UserSession) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{35}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *UserSession) GetDevice() string {
@@ -2309,7 +2457,7 @@ type UserDevice struct {
 
 func (x *UserDevice) Reset() {
 	*x = UserDevice{}
-	mi := &file_proto_control_control_proto_msgTypes[36]
+	mi := &file_proto_control_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2321,7 +2469,7 @@ func (x *UserDevice) String() string {
 func (*UserDevice) ProtoMessage() {}
 
 func (x *UserDevice) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[36]
+	mi := &file_proto_control_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2334,7 +2482,7 @@ func (x *UserDevice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserDevice.ProtoReflect.Descriptor instead.
 func (*UserDevice) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{36}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *UserDevice) GetDevice() string {
@@ -2385,7 +2533,7 @@ type AddAccountRequest struct {
 
 func (x *AddAccountRequest) Reset() {
 	*x = AddAccountRequest{}
-	mi := &file_proto_control_control_proto_msgTypes[37]
+	mi := &file_proto_control_control_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2397,7 +2545,7 @@ func (x *AddAccountRequest) String() string {
 func (*AddAccountRequest) ProtoMessage() {}
 
 func (x *AddAccountRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[37]
+	mi := &file_proto_control_control_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2410,7 +2558,7 @@ func (x *AddAccountRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddAccountRequest.ProtoReflect.Descriptor instead.
 func (*AddAccountRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{37}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *AddAccountRequest) GetName() string {
@@ -2463,7 +2611,7 @@ type AddAccountReply struct {
 
 func (x *AddAccountReply) Reset() {
 	*x = AddAccountReply{}
-	mi := &file_proto_control_control_proto_msgTypes[38]
+	mi := &file_proto_control_control_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2475,7 +2623,7 @@ func (x *AddAccountReply) String() string {
 func (*AddAccountReply) ProtoMessage() {}
 
 func (x *AddAccountReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[38]
+	mi := &file_proto_control_control_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2488,7 +2636,7 @@ func (x *AddAccountReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddAccountReply.ProtoReflect.Descriptor instead.
 func (*AddAccountReply) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{38}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *AddAccountReply) GetUser() uint64 {
@@ -2553,7 +2701,7 @@ type CellRecord struct {
 
 func (x *CellRecord) Reset() {
 	*x = CellRecord{}
-	mi := &file_proto_control_control_proto_msgTypes[39]
+	mi := &file_proto_control_control_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2565,7 +2713,7 @@ func (x *CellRecord) String() string {
 func (*CellRecord) ProtoMessage() {}
 
 func (x *CellRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[39]
+	mi := &file_proto_control_control_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2578,7 +2726,7 @@ func (x *CellRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CellRecord.ProtoReflect.Descriptor instead.
 func (*CellRecord) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{39}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *CellRecord) GetCell() string {
@@ -2636,7 +2784,7 @@ type NodeRecord struct {
 
 func (x *NodeRecord) Reset() {
 	*x = NodeRecord{}
-	mi := &file_proto_control_control_proto_msgTypes[40]
+	mi := &file_proto_control_control_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2648,7 +2796,7 @@ func (x *NodeRecord) String() string {
 func (*NodeRecord) ProtoMessage() {}
 
 func (x *NodeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[40]
+	mi := &file_proto_control_control_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2661,7 +2809,7 @@ func (x *NodeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeRecord.ProtoReflect.Descriptor instead.
 func (*NodeRecord) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{40}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *NodeRecord) GetNode() string {
@@ -2755,7 +2903,7 @@ type Load struct {
 
 func (x *Load) Reset() {
 	*x = Load{}
-	mi := &file_proto_control_control_proto_msgTypes[41]
+	mi := &file_proto_control_control_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2767,7 +2915,7 @@ func (x *Load) String() string {
 func (*Load) ProtoMessage() {}
 
 func (x *Load) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[41]
+	mi := &file_proto_control_control_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2780,7 +2928,7 @@ func (x *Load) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Load.ProtoReflect.Descriptor instead.
 func (*Load) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{41}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Load) GetSessions() uint64 {
@@ -2841,7 +2989,7 @@ type RangeRecord struct {
 
 func (x *RangeRecord) Reset() {
 	*x = RangeRecord{}
-	mi := &file_proto_control_control_proto_msgTypes[42]
+	mi := &file_proto_control_control_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2853,7 +3001,7 @@ func (x *RangeRecord) String() string {
 func (*RangeRecord) ProtoMessage() {}
 
 func (x *RangeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[42]
+	mi := &file_proto_control_control_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2866,7 +3014,7 @@ func (x *RangeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangeRecord.ProtoReflect.Descriptor instead.
 func (*RangeRecord) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{42}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RangeRecord) GetRange() uint64 {
@@ -2928,7 +3076,7 @@ type RangeReplica struct {
 
 func (x *RangeReplica) Reset() {
 	*x = RangeReplica{}
-	mi := &file_proto_control_control_proto_msgTypes[43]
+	mi := &file_proto_control_control_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2940,7 +3088,7 @@ func (x *RangeReplica) String() string {
 func (*RangeReplica) ProtoMessage() {}
 
 func (x *RangeReplica) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[43]
+	mi := &file_proto_control_control_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2953,7 +3101,7 @@ func (x *RangeReplica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangeReplica.ProtoReflect.Descriptor instead.
 func (*RangeReplica) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{43}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RangeReplica) GetId() uint64 {
@@ -2981,7 +3129,7 @@ type KeyRecord struct {
 
 func (x *KeyRecord) Reset() {
 	*x = KeyRecord{}
-	mi := &file_proto_control_control_proto_msgTypes[44]
+	mi := &file_proto_control_control_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2993,7 +3141,7 @@ func (x *KeyRecord) String() string {
 func (*KeyRecord) ProtoMessage() {}
 
 func (x *KeyRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[44]
+	mi := &file_proto_control_control_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3006,7 +3154,7 @@ func (x *KeyRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyRecord.ProtoReflect.Descriptor instead.
 func (*KeyRecord) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{44}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *KeyRecord) GetKid() string {
@@ -3062,6 +3210,14 @@ const file_proto_control_control_proto_rawDesc = "" +
 	"\x0fFindUserRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"7\n" +
 	"\rFindUserReply\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"A\n" +
+	"\x11FindPeopleRequest\x12\x16\n" +
+	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x14\n" +
+	"\x05limit\x18\x02 \x01(\rR\x05limit\"I\n" +
+	"\x0fFindPeopleReply\x126\n" +
+	"\x06people\x18\x01 \x03(\v2\x1e.waggle.control.v1.FoundPersonR\x06people\"5\n" +
+	"\vFoundPerson\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"W\n" +
 	"\x0fSendCodeRequest\x12\x14\n" +
@@ -3268,11 +3424,13 @@ const file_proto_control_control_proto_rawDesc = "" +
 	"\x03kid\x18\x01 \x01(\tR\x03kid\x12\x1d\n" +
 	"\n" +
 	"public_key\x18\x02 \x01(\fR\tpublicKey\x12\x19\n" +
-	"\badded_ms\x18\x03 \x01(\x03R\aaddedMs2\xa3\x05\n" +
+	"\badded_ms\x18\x03 \x01(\x03R\aaddedMs2\xfb\x05\n" +
 	"\bAccounts\x12G\n" +
 	"\x05Login\x12\x1f.waggle.control.v1.LoginRequest\x1a\x1d.waggle.control.v1.LoginReply\x12J\n" +
 	"\x06Logout\x12 .waggle.control.v1.LogoutRequest\x1a\x1e.waggle.control.v1.LogoutReply\x12P\n" +
-	"\bFindUser\x12\".waggle.control.v1.FindUserRequest\x1a .waggle.control.v1.FindUserReply\x12P\n" +
+	"\bFindUser\x12\".waggle.control.v1.FindUserRequest\x1a .waggle.control.v1.FindUserReply\x12V\n" +
+	"\n" +
+	"FindPeople\x12$.waggle.control.v1.FindPeopleRequest\x1a\".waggle.control.v1.FindPeopleReply\x12P\n" +
 	"\bSendCode\x12\".waggle.control.v1.SendCodeRequest\x1a .waggle.control.v1.SendCodeReply\x12P\n" +
 	"\bRegister\x12\".waggle.control.v1.RegisterRequest\x1a .waggle.control.v1.RegisterReply\x12\\\n" +
 	"\fCheckAccount\x12&.waggle.control.v1.CheckAccountRequest\x1a$.waggle.control.v1.CheckAccountReply\x12_\n" +
@@ -3301,7 +3459,7 @@ func file_proto_control_control_proto_rawDescGZIP() []byte {
 	return file_proto_control_control_proto_rawDescData
 }
 
-var file_proto_control_control_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
+var file_proto_control_control_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_proto_control_control_proto_goTypes = []any{
 	(*LoginRequest)(nil),         // 0: waggle.control.v1.LoginRequest
 	(*LoginReply)(nil),           // 1: waggle.control.v1.LoginReply
@@ -3310,96 +3468,102 @@ var file_proto_control_control_proto_goTypes = []any{
 	(*LogoutReply)(nil),          // 4: waggle.control.v1.LogoutReply
 	(*FindUserRequest)(nil),      // 5: waggle.control.v1.FindUserRequest
 	(*FindUserReply)(nil),        // 6: waggle.control.v1.FindUserReply
-	(*SendCodeRequest)(nil),      // 7: waggle.control.v1.SendCodeRequest
-	(*SendCodeReply)(nil),        // 8: waggle.control.v1.SendCodeReply
-	(*RegisterRequest)(nil),      // 9: waggle.control.v1.RegisterRequest
-	(*RegisterReply)(nil),        // 10: waggle.control.v1.RegisterReply
-	(*CheckAccountRequest)(nil),  // 11: waggle.control.v1.CheckAccountRequest
-	(*CheckAccountReply)(nil),    // 12: waggle.control.v1.CheckAccountReply
-	(*ResetPasswordRequest)(nil), // 13: waggle.control.v1.ResetPasswordRequest
-	(*ResetPasswordReply)(nil),   // 14: waggle.control.v1.ResetPasswordReply
-	(*RefreshRequest)(nil),       // 15: waggle.control.v1.RefreshRequest
-	(*RefreshReply)(nil),         // 16: waggle.control.v1.RefreshReply
-	(*StatusRequest)(nil),        // 17: waggle.control.v1.StatusRequest
-	(*StatusReply)(nil),          // 18: waggle.control.v1.StatusReply
-	(*ListCellsRequest)(nil),     // 19: waggle.control.v1.ListCellsRequest
-	(*ListCellsReply)(nil),       // 20: waggle.control.v1.ListCellsReply
-	(*CellStatus)(nil),           // 21: waggle.control.v1.CellStatus
-	(*AddCellRequest)(nil),       // 22: waggle.control.v1.AddCellRequest
-	(*AddCellReply)(nil),         // 23: waggle.control.v1.AddCellReply
-	(*ListNodesRequest)(nil),     // 24: waggle.control.v1.ListNodesRequest
-	(*ListNodesReply)(nil),       // 25: waggle.control.v1.ListNodesReply
-	(*NodeStatus)(nil),           // 26: waggle.control.v1.NodeStatus
-	(*ListEdgesRequest)(nil),     // 27: waggle.control.v1.ListEdgesRequest
-	(*ListEdgesReply)(nil),       // 28: waggle.control.v1.ListEdgesReply
-	(*EdgeStatus)(nil),           // 29: waggle.control.v1.EdgeStatus
-	(*ListRangesRequest)(nil),    // 30: waggle.control.v1.ListRangesRequest
-	(*ListRangesReply)(nil),      // 31: waggle.control.v1.ListRangesReply
-	(*RangeStatus)(nil),          // 32: waggle.control.v1.RangeStatus
-	(*ShowUserRequest)(nil),      // 33: waggle.control.v1.ShowUserRequest
-	(*ShowUserReply)(nil),        // 34: waggle.control.v1.ShowUserReply
-	(*UserSession)(nil),          // 35: waggle.control.v1.UserSession
-	(*UserDevice)(nil),           // 36: waggle.control.v1.UserDevice
-	(*AddAccountRequest)(nil),    // 37: waggle.control.v1.AddAccountRequest
-	(*AddAccountReply)(nil),      // 38: waggle.control.v1.AddAccountReply
-	(*CellRecord)(nil),           // 39: waggle.control.v1.CellRecord
-	(*NodeRecord)(nil),           // 40: waggle.control.v1.NodeRecord
-	(*Load)(nil),                 // 41: waggle.control.v1.Load
-	(*RangeRecord)(nil),          // 42: waggle.control.v1.RangeRecord
-	(*RangeReplica)(nil),         // 43: waggle.control.v1.RangeReplica
-	(*KeyRecord)(nil),            // 44: waggle.control.v1.KeyRecord
+	(*FindPeopleRequest)(nil),    // 7: waggle.control.v1.FindPeopleRequest
+	(*FindPeopleReply)(nil),      // 8: waggle.control.v1.FindPeopleReply
+	(*FoundPerson)(nil),          // 9: waggle.control.v1.FoundPerson
+	(*SendCodeRequest)(nil),      // 10: waggle.control.v1.SendCodeRequest
+	(*SendCodeReply)(nil),        // 11: waggle.control.v1.SendCodeReply
+	(*RegisterRequest)(nil),      // 12: waggle.control.v1.RegisterRequest
+	(*RegisterReply)(nil),        // 13: waggle.control.v1.RegisterReply
+	(*CheckAccountRequest)(nil),  // 14: waggle.control.v1.CheckAccountRequest
+	(*CheckAccountReply)(nil),    // 15: waggle.control.v1.CheckAccountReply
+	(*ResetPasswordRequest)(nil), // 16: waggle.control.v1.ResetPasswordRequest
+	(*ResetPasswordReply)(nil),   // 17: waggle.control.v1.ResetPasswordReply
+	(*RefreshRequest)(nil),       // 18: waggle.control.v1.RefreshRequest
+	(*RefreshReply)(nil),         // 19: waggle.control.v1.RefreshReply
+	(*StatusRequest)(nil),        // 20: waggle.control.v1.StatusRequest
+	(*StatusReply)(nil),          // 21: waggle.control.v1.StatusReply
+	(*ListCellsRequest)(nil),     // 22: waggle.control.v1.ListCellsRequest
+	(*ListCellsReply)(nil),       // 23: waggle.control.v1.ListCellsReply
+	(*CellStatus)(nil),           // 24: waggle.control.v1.CellStatus
+	(*AddCellRequest)(nil),       // 25: waggle.control.v1.AddCellRequest
+	(*AddCellReply)(nil),         // 26: waggle.control.v1.AddCellReply
+	(*ListNodesRequest)(nil),     // 27: waggle.control.v1.ListNodesRequest
+	(*ListNodesReply)(nil),       // 28: waggle.control.v1.ListNodesReply
+	(*NodeStatus)(nil),           // 29: waggle.control.v1.NodeStatus
+	(*ListEdgesRequest)(nil),     // 30: waggle.control.v1.ListEdgesRequest
+	(*ListEdgesReply)(nil),       // 31: waggle.control.v1.ListEdgesReply
+	(*EdgeStatus)(nil),           // 32: waggle.control.v1.EdgeStatus
+	(*ListRangesRequest)(nil),    // 33: waggle.control.v1.ListRangesRequest
+	(*ListRangesReply)(nil),      // 34: waggle.control.v1.ListRangesReply
+	(*RangeStatus)(nil),          // 35: waggle.control.v1.RangeStatus
+	(*ShowUserRequest)(nil),      // 36: waggle.control.v1.ShowUserRequest
+	(*ShowUserReply)(nil),        // 37: waggle.control.v1.ShowUserReply
+	(*UserSession)(nil),          // 38: waggle.control.v1.UserSession
+	(*UserDevice)(nil),           // 39: waggle.control.v1.UserDevice
+	(*AddAccountRequest)(nil),    // 40: waggle.control.v1.AddAccountRequest
+	(*AddAccountReply)(nil),      // 41: waggle.control.v1.AddAccountReply
+	(*CellRecord)(nil),           // 42: waggle.control.v1.CellRecord
+	(*NodeRecord)(nil),           // 43: waggle.control.v1.NodeRecord
+	(*Load)(nil),                 // 44: waggle.control.v1.Load
+	(*RangeRecord)(nil),          // 45: waggle.control.v1.RangeRecord
+	(*RangeReplica)(nil),         // 46: waggle.control.v1.RangeReplica
+	(*KeyRecord)(nil),            // 47: waggle.control.v1.KeyRecord
 }
 var file_proto_control_control_proto_depIdxs = []int32{
 	2,  // 0: waggle.control.v1.LoginReply.edges:type_name -> waggle.control.v1.EdgeAddress
-	21, // 1: waggle.control.v1.StatusReply.cells:type_name -> waggle.control.v1.CellStatus
-	26, // 2: waggle.control.v1.StatusReply.nodes:type_name -> waggle.control.v1.NodeStatus
-	29, // 3: waggle.control.v1.StatusReply.edges:type_name -> waggle.control.v1.EdgeStatus
-	21, // 4: waggle.control.v1.ListCellsReply.cells:type_name -> waggle.control.v1.CellStatus
-	21, // 5: waggle.control.v1.AddCellReply.cell:type_name -> waggle.control.v1.CellStatus
-	26, // 6: waggle.control.v1.ListNodesReply.nodes:type_name -> waggle.control.v1.NodeStatus
-	29, // 7: waggle.control.v1.ListEdgesReply.edges:type_name -> waggle.control.v1.EdgeStatus
-	32, // 8: waggle.control.v1.ListRangesReply.ranges:type_name -> waggle.control.v1.RangeStatus
-	35, // 9: waggle.control.v1.ShowUserReply.sessions:type_name -> waggle.control.v1.UserSession
-	36, // 10: waggle.control.v1.ShowUserReply.devices:type_name -> waggle.control.v1.UserDevice
-	41, // 11: waggle.control.v1.NodeRecord.load:type_name -> waggle.control.v1.Load
-	43, // 12: waggle.control.v1.RangeRecord.replicas:type_name -> waggle.control.v1.RangeReplica
-	0,  // 13: waggle.control.v1.Accounts.Login:input_type -> waggle.control.v1.LoginRequest
-	3,  // 14: waggle.control.v1.Accounts.Logout:input_type -> waggle.control.v1.LogoutRequest
-	5,  // 15: waggle.control.v1.Accounts.FindUser:input_type -> waggle.control.v1.FindUserRequest
-	7,  // 16: waggle.control.v1.Accounts.SendCode:input_type -> waggle.control.v1.SendCodeRequest
-	9,  // 17: waggle.control.v1.Accounts.Register:input_type -> waggle.control.v1.RegisterRequest
-	11, // 18: waggle.control.v1.Accounts.CheckAccount:input_type -> waggle.control.v1.CheckAccountRequest
-	13, // 19: waggle.control.v1.Accounts.ResetPassword:input_type -> waggle.control.v1.ResetPasswordRequest
-	15, // 20: waggle.control.v1.Accounts.Refresh:input_type -> waggle.control.v1.RefreshRequest
-	17, // 21: waggle.control.v1.Operator.Status:input_type -> waggle.control.v1.StatusRequest
-	19, // 22: waggle.control.v1.Operator.ListCells:input_type -> waggle.control.v1.ListCellsRequest
-	22, // 23: waggle.control.v1.Operator.AddCell:input_type -> waggle.control.v1.AddCellRequest
-	24, // 24: waggle.control.v1.Operator.ListNodes:input_type -> waggle.control.v1.ListNodesRequest
-	27, // 25: waggle.control.v1.Operator.ListEdges:input_type -> waggle.control.v1.ListEdgesRequest
-	30, // 26: waggle.control.v1.Operator.ListRanges:input_type -> waggle.control.v1.ListRangesRequest
-	33, // 27: waggle.control.v1.Operator.ShowUser:input_type -> waggle.control.v1.ShowUserRequest
-	37, // 28: waggle.control.v1.Operator.AddAccounts:input_type -> waggle.control.v1.AddAccountRequest
-	1,  // 29: waggle.control.v1.Accounts.Login:output_type -> waggle.control.v1.LoginReply
-	4,  // 30: waggle.control.v1.Accounts.Logout:output_type -> waggle.control.v1.LogoutReply
-	6,  // 31: waggle.control.v1.Accounts.FindUser:output_type -> waggle.control.v1.FindUserReply
-	8,  // 32: waggle.control.v1.Accounts.SendCode:output_type -> waggle.control.v1.SendCodeReply
-	10, // 33: waggle.control.v1.Accounts.Register:output_type -> waggle.control.v1.RegisterReply
-	12, // 34: waggle.control.v1.Accounts.CheckAccount:output_type -> waggle.control.v1.CheckAccountReply
-	14, // 35: waggle.control.v1.Accounts.ResetPassword:output_type -> waggle.control.v1.ResetPasswordReply
-	16, // 36: waggle.control.v1.Accounts.Refresh:output_type -> waggle.control.v1.RefreshReply
-	18, // 37: waggle.control.v1.Operator.Status:output_type -> waggle.control.v1.StatusReply
-	20, // 38: waggle.control.v1.Operator.ListCells:output_type -> waggle.control.v1.ListCellsReply
-	23, // 39: waggle.control.v1.Operator.AddCell:output_type -> waggle.control.v1.AddCellReply
-	25, // 40: waggle.control.v1.Operator.ListNodes:output_type -> waggle.control.v1.ListNodesReply
-	28, // 41: waggle.control.v1.Operator.ListEdges:output_type -> waggle.control.v1.ListEdgesReply
-	31, // 42: waggle.control.v1.Operator.ListRanges:output_type -> waggle.control.v1.ListRangesReply
-	34, // 43: waggle.control.v1.Operator.ShowUser:output_type -> waggle.control.v1.ShowUserReply
-	38, // 44: waggle.control.v1.Operator.AddAccounts:output_type -> waggle.control.v1.AddAccountReply
-	29, // [29:45] is the sub-list for method output_type
-	13, // [13:29] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	9,  // 1: waggle.control.v1.FindPeopleReply.people:type_name -> waggle.control.v1.FoundPerson
+	24, // 2: waggle.control.v1.StatusReply.cells:type_name -> waggle.control.v1.CellStatus
+	29, // 3: waggle.control.v1.StatusReply.nodes:type_name -> waggle.control.v1.NodeStatus
+	32, // 4: waggle.control.v1.StatusReply.edges:type_name -> waggle.control.v1.EdgeStatus
+	24, // 5: waggle.control.v1.ListCellsReply.cells:type_name -> waggle.control.v1.CellStatus
+	24, // 6: waggle.control.v1.AddCellReply.cell:type_name -> waggle.control.v1.CellStatus
+	29, // 7: waggle.control.v1.ListNodesReply.nodes:type_name -> waggle.control.v1.NodeStatus
+	32, // 8: waggle.control.v1.ListEdgesReply.edges:type_name -> waggle.control.v1.EdgeStatus
+	35, // 9: waggle.control.v1.ListRangesReply.ranges:type_name -> waggle.control.v1.RangeStatus
+	38, // 10: waggle.control.v1.ShowUserReply.sessions:type_name -> waggle.control.v1.UserSession
+	39, // 11: waggle.control.v1.ShowUserReply.devices:type_name -> waggle.control.v1.UserDevice
+	44, // 12: waggle.control.v1.NodeRecord.load:type_name -> waggle.control.v1.Load
+	46, // 13: waggle.control.v1.RangeRecord.replicas:type_name -> waggle.control.v1.RangeReplica
+	0,  // 14: waggle.control.v1.Accounts.Login:input_type -> waggle.control.v1.LoginRequest
+	3,  // 15: waggle.control.v1.Accounts.Logout:input_type -> waggle.control.v1.LogoutRequest
+	5,  // 16: waggle.control.v1.Accounts.FindUser:input_type -> waggle.control.v1.FindUserRequest
+	7,  // 17: waggle.control.v1.Accounts.FindPeople:input_type -> waggle.control.v1.FindPeopleRequest
+	10, // 18: waggle.control.v1.Accounts.SendCode:input_type -> waggle.control.v1.SendCodeRequest
+	12, // 19: waggle.control.v1.Accounts.Register:input_type -> waggle.control.v1.RegisterRequest
+	14, // 20: waggle.control.v1.Accounts.CheckAccount:input_type -> waggle.control.v1.CheckAccountRequest
+	16, // 21: waggle.control.v1.Accounts.ResetPassword:input_type -> waggle.control.v1.ResetPasswordRequest
+	18, // 22: waggle.control.v1.Accounts.Refresh:input_type -> waggle.control.v1.RefreshRequest
+	20, // 23: waggle.control.v1.Operator.Status:input_type -> waggle.control.v1.StatusRequest
+	22, // 24: waggle.control.v1.Operator.ListCells:input_type -> waggle.control.v1.ListCellsRequest
+	25, // 25: waggle.control.v1.Operator.AddCell:input_type -> waggle.control.v1.AddCellRequest
+	27, // 26: waggle.control.v1.Operator.ListNodes:input_type -> waggle.control.v1.ListNodesRequest
+	30, // 27: waggle.control.v1.Operator.ListEdges:input_type -> waggle.control.v1.ListEdgesRequest
+	33, // 28: waggle.control.v1.Operator.ListRanges:input_type -> waggle.control.v1.ListRangesRequest
+	36, // 29: waggle.control.v1.Operator.ShowUser:input_type -> waggle.control.v1.ShowUserRequest
+	40, // 30: waggle.control.v1.Operator.AddAccounts:input_type -> waggle.control.v1.AddAccountRequest
+	1,  // 31: waggle.control.v1.Accounts.Login:output_type -> waggle.control.v1.LoginReply
+	4,  // 32: waggle.control.v1.Accounts.Logout:output_type -> waggle.control.v1.LogoutReply
+	6,  // 33: waggle.control.v1.Accounts.FindUser:output_type -> waggle.control.v1.FindUserReply
+	8,  // 34: waggle.control.v1.Accounts.FindPeople:output_type -> waggle.control.v1.FindPeopleReply
+	11, // 35: waggle.control.v1.Accounts.SendCode:output_type -> waggle.control.v1.SendCodeReply
+	13, // 36: waggle.control.v1.Accounts.Register:output_type -> waggle.control.v1.RegisterReply
+	15, // 37: waggle.control.v1.Accounts.CheckAccount:output_type -> waggle.control.v1.CheckAccountReply
+	17, // 38: waggle.control.v1.Accounts.ResetPassword:output_type -> waggle.control.v1.ResetPasswordReply
+	19, // 39: waggle.control.v1.Accounts.Refresh:output_type -> waggle.control.v1.RefreshReply
+	21, // 40: waggle.control.v1.Operator.Status:output_type -> waggle.control.v1.StatusReply
+	23, // 41: waggle.control.v1.Operator.ListCells:output_type -> waggle.control.v1.ListCellsReply
+	26, // 42: waggle.control.v1.Operator.AddCell:output_type -> waggle.control.v1.AddCellReply
+	28, // 43: waggle.control.v1.Operator.ListNodes:output_type -> waggle.control.v1.ListNodesReply
+	31, // 44: waggle.control.v1.Operator.ListEdges:output_type -> waggle.control.v1.ListEdgesReply
+	34, // 45: waggle.control.v1.Operator.ListRanges:output_type -> waggle.control.v1.ListRangesReply
+	37, // 46: waggle.control.v1.Operator.ShowUser:output_type -> waggle.control.v1.ShowUserReply
+	41, // 47: waggle.control.v1.Operator.AddAccounts:output_type -> waggle.control.v1.AddAccountReply
+	31, // [31:48] is the sub-list for method output_type
+	14, // [14:31] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_proto_control_control_proto_init() }
@@ -3413,7 +3577,7 @@ func file_proto_control_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_control_control_proto_rawDesc), len(file_proto_control_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   45,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

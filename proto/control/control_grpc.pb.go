@@ -25,6 +25,7 @@ const (
 	Accounts_Login_FullMethodName         = "/waggle.control.v1.Accounts/Login"
 	Accounts_Logout_FullMethodName        = "/waggle.control.v1.Accounts/Logout"
 	Accounts_FindUser_FullMethodName      = "/waggle.control.v1.Accounts/FindUser"
+	Accounts_FindPeople_FullMethodName    = "/waggle.control.v1.Accounts/FindPeople"
 	Accounts_SendCode_FullMethodName      = "/waggle.control.v1.Accounts/SendCode"
 	Accounts_Register_FullMethodName      = "/waggle.control.v1.Accounts/Register"
 	Accounts_CheckAccount_FullMethodName  = "/waggle.control.v1.Accounts/CheckAccount"
@@ -42,6 +43,8 @@ type AccountsClient interface {
 	Logout(ctx context.Context, in *LogoutRequest, opts ...grpc.CallOption) (*LogoutReply, error)
 	// FindUser finds a user by exact name.
 	FindUser(ctx context.Context, in *FindUserRequest, opts ...grpc.CallOption) (*FindUserReply, error)
+	// FindPeople finds users by the beginning of their name.
+	FindPeople(ctx context.Context, in *FindPeopleRequest, opts ...grpc.CallOption) (*FindPeopleReply, error)
 	// SendCode mails a code, whether or not an account has the address.
 	SendCode(ctx context.Context, in *SendCodeRequest, opts ...grpc.CallOption) (*SendCodeReply, error)
 	// Register makes an account for an address shown by a code.
@@ -86,6 +89,16 @@ func (c *accountsClient) FindUser(ctx context.Context, in *FindUserRequest, opts
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(FindUserReply)
 	err := c.cc.Invoke(ctx, Accounts_FindUser_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *accountsClient) FindPeople(ctx context.Context, in *FindPeopleRequest, opts ...grpc.CallOption) (*FindPeopleReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FindPeopleReply)
+	err := c.cc.Invoke(ctx, Accounts_FindPeople_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -152,6 +165,8 @@ type AccountsServer interface {
 	Logout(context.Context, *LogoutRequest) (*LogoutReply, error)
 	// FindUser finds a user by exact name.
 	FindUser(context.Context, *FindUserRequest) (*FindUserReply, error)
+	// FindPeople finds users by the beginning of their name.
+	FindPeople(context.Context, *FindPeopleRequest) (*FindPeopleReply, error)
 	// SendCode mails a code, whether or not an account has the address.
 	SendCode(context.Context, *SendCodeRequest) (*SendCodeReply, error)
 	// Register makes an account for an address shown by a code.
@@ -180,6 +195,9 @@ func (UnimplementedAccountsServer) Logout(context.Context, *LogoutRequest) (*Log
 }
 func (UnimplementedAccountsServer) FindUser(context.Context, *FindUserRequest) (*FindUserReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method FindUser not implemented")
+}
+func (UnimplementedAccountsServer) FindPeople(context.Context, *FindPeopleRequest) (*FindPeopleReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method FindPeople not implemented")
 }
 func (UnimplementedAccountsServer) SendCode(context.Context, *SendCodeRequest) (*SendCodeReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method SendCode not implemented")
@@ -267,6 +285,24 @@ func _Accounts_FindUser_Handler(srv interface{}, ctx context.Context, dec func(i
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(AccountsServer).FindUser(ctx, req.(*FindUserRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Accounts_FindPeople_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(FindPeopleRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccountsServer).FindPeople(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Accounts_FindPeople_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccountsServer).FindPeople(ctx, req.(*FindPeopleRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -379,6 +415,10 @@ var Accounts_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "FindUser",
 			Handler:    _Accounts_FindUser_Handler,
+		},
+		{
+			MethodName: "FindPeople",
+			Handler:    _Accounts_FindPeople_Handler,
 		},
 		{
 			MethodName: "SendCode",

@@ -11,6 +11,7 @@ import (
 // Per entity, in the range's entity span:
 //
 //	entity(8) 'A'                           UpdateLog      the user's log: incarnation, trimmed
+//	entity(8) 'C' peer(8)                   Contact
 //	entity(8) 'D' device                    Device
 //	entity(8) 'E' peer(8) seq(8)            StoredEvent    events of a thread this entity owns
 //	entity(8) 'H' peer(8)                   ThreadHeader
@@ -31,10 +32,12 @@ import (
 //	0(8) range(8) 'n' source(8)             number(8) incarnation(16)   last row counted of a channel to here
 //	0(8) range(8) 'o' dest(8) number(8)     ChannelRow     channel from here
 //	0(8) range(8) 'q' dest(8)               number(8)      channel from here: rows up to number are trimmed
+//	0(8) range(8) 'w' user(8)               DirectFromRow  who may write to a user of another range
 //
 // The layout can never change; a new table takes a new tag.
 const (
 	TagUpdateLog = 'A'
+	TagContact   = 'C'
 	TagDevice    = 'D'
 	TagEvent     = 'E'
 	TagHeader    = 'H'
@@ -50,6 +53,7 @@ const (
 	tagChannelIn      = 'n'
 	tagChannelOut     = 'o'
 	tagChannelTrimmed = 'q'
+	tagDirectFrom     = 'w'
 )
 
 // Span is the keys from Start up to, not including, End.
@@ -150,6 +154,17 @@ func TableSpan(id proto.EntityID, tag byte) Span {
 // DeviceKey holds a Device.
 func DeviceKey(user proto.EntityID, device string) []byte {
 	return append(EntityKey(user, TagDevice), device...)
+}
+
+// ContactKey holds what user and peer are to each other, as user sees it.
+func ContactKey(user, peer proto.EntityID) []byte {
+	return binary.BigEndian.AppendUint64(EntityKey(user, TagContact), uint64(peer))
+}
+
+// DirectFromKey holds what range r knows of who may write to a user of
+// another range.
+func DirectFromKey(r proto.RangeID, user proto.EntityID) []byte {
+	return binary.BigEndian.AppendUint64(localKey(r, tagDirectFrom), uint64(user))
 }
 
 // threadKey begins the keys of one thread in a table of its owner.

@@ -94,6 +94,12 @@ func (m *Machine) applyCommand(term uint64, entry *cellpb.Entry, c *cellpb.Comma
 		return m.confirmUpdates(body.ConfirmUpdates, out)
 	case *cellpb.Command_MarkThread:
 		return m.markThread(body.MarkThread, out)
+	case *cellpb.Command_ChangeContact:
+		return m.changeContact(body.ChangeContact, out)
+	case *cellpb.Command_EditContact:
+		return m.editContact(body.EditContact, out)
+	case *cellpb.Command_SetProfile:
+		return m.setProfile(body.SetProfile, out)
 	}
 	return refusef(proto.CodeUnsupported, "range %s: a command these rules do not know", m.rng)
 }
@@ -121,28 +127,42 @@ func (m *Machine) appendMessage(c *cellpb.AppendMessage, out *cellpb.Applied) *c
 	if refusal := m.checkSend(thread, from, id, c); refusal != nil {
 		return refusal
 	}
+	event := &cellpb.StoredEvent{
+		From: c.From, ClientMsgId: c.ClientMsgId, FromName: c.FromName,
+	}
+	setBody(event, c)
+	seq := m.storeMessage(thread, event, c.ToName, out)
+	m.forgetOldSends(owner)
+	return &cellpb.Result{Seq: uint64(seq), TimeMs: event.TimeMs}
+}
 
+// storeMessage makes event the next of a thread this range owns, sets its time
+// and its count, and tells both sides. toName is the other side's user name,
+// where it is known.
+func (m *Machine) storeMessage(thread proto.ThreadID, event *cellpb.StoredEvent, toName string, out *cellpb.Applied) proto.Seq {
 	t := m.thread(thread)
 	if !t.exists {
-		m.put(engine.HeaderKey(thread), &cellpb.ThreadHeader{Incarnation: m.meta.Incarnation, CreatedMs: m.state.TimeMs})
-		t.exists = true
+		m.putHeader(thread, t)
 	}
 	t.seq++
 	t.messages++
-	event := &cellpb.StoredEvent{
-		From: c.From, TimeMs: m.state.TimeMs, ClientMsgId: c.ClientMsgId, Messages: t.messages, FromName: c.FromName,
-	}
-	setBody(event, c)
+	event.TimeMs, event.Messages = m.state.TimeMs, t.messages
 	m.appendRow(engine.EventKey(thread, t.seq), event)
-	if greatest := m.greatestSent(owner); bytes.Compare(id[:], greatest[:]) > 0 {
-		*greatest = id
-	}
-	m.put(engine.SentKey(owner, id, from), &cellpb.SentRow{Seq: uint64(t.seq), Thread: c.Thread, TimeMs: event.TimeMs})
-	m.forgetOldSends(owner)
+	name, from := thread.String(), proto.EntityID(event.From)
+	m.noteSent(thread, from, proto.ClientMsgID(event.ClientMsgId), &cellpb.SentRow{Seq: uint64(t.seq), Thread: name, TimeMs: event.TimeMs})
 	peer := thread.Peer(from)
-	m.tell(messageTold{thread: thread, name: c.Thread, seq: t.seq, event: event, to: peer, peerName: c.FromName}, out)
-	m.tell(messageTold{thread: thread, name: c.Thread, seq: t.seq, event: event, to: from, peerName: c.ToName, own: true}, out)
-	return &cellpb.Result{Seq: uint64(t.seq), TimeMs: event.TimeMs}
+	m.tell(messageTold{thread: thread, name: name, seq: t.seq, event: event, to: peer, peerName: event.FromName}, out)
+	m.tell(messageTold{thread: thread, name: name, seq: t.seq, event: event, to: from, peerName: toName, own: true}, out)
+	return t.seq
+}
+
+// putHeader writes a thread's header, making the thread if there is none yet.
+func (m *Machine) putHeader(thread proto.ThreadID, t *threadCounters) {
+	if !t.exists {
+		t.exists = true
+		t.header.Incarnation, t.header.CreatedMs = m.meta.Incarnation, m.state.TimeMs
+	}
+	m.put(engine.HeaderKey(thread), t.header)
 }
 
 // sentBefore gives the answer of the first time if id was stored.
@@ -157,8 +177,8 @@ func (m *Machine) sentBefore(thread proto.ThreadID, from proto.EntityID, id prot
 	if !m.get(engine.SentKey(thread.Owner(), id, from), row) {
 		return nil
 	}
-	if row.Thread != thread.String() {
-		return refusef(proto.CodeBadRequest, "client_msg_id %s was used in thread %s", id, row.Thread)
+	if row.Thread != thread.String() || row.Seq == 0 {
+		return refusef(proto.CodeBadRequest, "client_msg_id %s was used before in thread %s", id, row.Thread)
 	}
 	return &cellpb.Result{Seq: row.Seq, TimeMs: row.TimeMs, Repeated: true}
 }
@@ -178,25 +198,29 @@ func (m *Machine) greatestSent(owner proto.EntityID) *proto.ClientMsgID {
 
 // checkSend is everything that refuses a new message.
 func (m *Machine) checkSend(thread proto.ThreadID, from proto.EntityID, id proto.ClientMsgID, c *cellpb.AppendMessage) *cellpb.Result {
+	if refusal := m.checkAge(id); refusal != nil {
+		return refusal
+	}
+	if refusal := checkBody(c); refusal != nil {
+		return refusal
+	}
+	if refusal := m.checkSides(thread); refusal != nil {
+		return refusal
+	}
+	if refusal := m.checkMayWrite(thread, from, c); refusal != nil {
+		return refusal
+	}
+	return m.checkAfter(thread, from, time.UnixMilli(m.state.TimeMs), c)
+}
+
+// checkAge refuses a client id outside the time in which ids are remembered.
+func (m *Machine) checkAge(id proto.ClientMsgID) *cellpb.Result {
 	now := time.UnixMilli(m.state.TimeMs)
 	if at := id.Time(); at.Before(now.Add(-proto.ClientMsgIDPast)) || at.After(now.Add(proto.ClientMsgIDFuture)) {
 		return refusef(proto.CodeMessageTooOld, "client_msg_id is of %s, the server's time is %s: take a new id",
 			at.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	}
-	if refusal := checkBody(c); refusal != nil {
-		return refusal
-	}
-	for _, user := range []proto.EntityID{thread.Low, thread.High} {
-		if m.rng.Contains(user) && !m.user(user).exists {
-			return refusef(proto.CodeUnknownUser, "there is no user %s", user)
-		}
-	}
-	if peer := thread.Peer(from); !m.rng.Contains(peer) {
-		if ch := m.channel(peer.Range()); ch.last-ch.trimmed >= proto.ChannelRowsMax {
-			return refusef(proto.CodeOverloaded, "range %s has not been reachable for long: try again later", peer.Range())
-		}
-	}
-	return m.checkAfter(thread, from, now, c)
+	return nil
 }
 
 // checkAfter refuses a send whose predecessor on the same device is not known
@@ -275,7 +299,7 @@ func (m *Machine) logMessage(thread proto.ThreadID, row *cellpb.MessageRow, even
 	if !u.exists {
 		return
 	}
-	m.logUpdate(user, u, &cellpb.StoredUpdate{Thread: row.Thread, Seq: row.Seq, Own: row.Own}, out).Event = event
+	m.logUpdate(user, &cellpb.StoredUpdate{Thread: row.Thread, Seq: row.Seq, Own: row.Own}, out).Event = event
 	j := m.joinedThread(user, thread)
 	if !row.Own && thread.Direct() {
 		m.keepTail(u, thread, row.Seq)

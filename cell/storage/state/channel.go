@@ -8,6 +8,7 @@ import (
 	"github.com/waggle-im/waggle/cell/storage/engine"
 	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
+	clientpb "github.com/waggle-im/waggle/proto/client"
 )
 
 // channelIn is the last row counted of the channel source → here.
@@ -62,19 +63,38 @@ func (m *Machine) takeChannelRows(c *cellpb.ChannelRows, out *cellpb.Applied) *c
 			break
 		}
 		in.number++
-		if mark := row.GetMark(); mark != nil {
-			m.takeMarkRow(mark, out)
-		}
-		if msg := row.GetMessage(); msg != nil {
-			user := proto.EntityID(msg.User)
-			if thread, err := proto.ParseThreadID(msg.Thread); err == nil && thread.Has(user) && m.rng.Contains(user) {
-				m.logMessage(thread, msg, row.Event, out)
-			}
-		}
+		m.takeRow(source, row, out)
 	}
 	value := binary.BigEndian.AppendUint64(nil, in.number)
 	m.putRaw(engine.ChannelInKey(m.rng, source), append(value, in.incarnation...))
 	return &cellpb.Result{Counted: in.number}
+}
+
+// takeRow gives one row its effect here, if it has any.
+func (m *Machine) takeRow(source proto.RangeID, row *cellpb.ChannelRow, out *cellpb.Applied) {
+	switch body := row.Body.(type) {
+	case *cellpb.ChannelRow_Message:
+		msg := body.Message
+		user := proto.EntityID(msg.User)
+		thread, err := proto.ParseThreadID(msg.Thread)
+		if err != nil || !thread.Has(user) || !m.rng.Contains(user) {
+			return
+		}
+		joins := m.joinedThread(user, thread).LastSeq == 0
+		m.logMessage(thread, msg, row.Event, out)
+		if u := m.user(user); joins && u.exists && u.directFrom != clientpb.DirectFrom_DIRECT_FROM_ANYONE {
+			// From here on the source hears of every change by itself.
+			m.tellDirectFrom(user, source, out)
+		}
+	case *cellpb.ChannelRow_Mark:
+		m.takeMarkRow(body.Mark, out)
+	case *cellpb.ChannelRow_Contact:
+		m.takeContact(source, body.Contact, out)
+	case *cellpb.ChannelRow_Profile:
+		m.takeProfile(source, body.Profile, out)
+	case *cellpb.ChannelRow_DirectFrom:
+		m.takeDirectFrom(source, body.DirectFrom)
+	}
 }
 
 // channel finds the counters of the channel here → dest: by cache, else by

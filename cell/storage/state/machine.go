@@ -12,6 +12,7 @@ import (
 	"github.com/waggle-im/waggle/cell/storage/engine"
 	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
+	clientpb "github.com/waggle-im/waggle/proto/client"
 )
 
 // cacheRows bounds each of a machine's caches; a full one is emptied. A row
@@ -40,6 +41,7 @@ type Machine struct {
 	joined   map[joinedKey]*cellpb.JoinedThread
 	sent     map[proto.EntityID]*proto.ClientMsgID // the greatest id stored under each owner
 	channels map[proto.RangeID]*channelCounters
+	directs  map[proto.EntityID]*cellpb.DirectFromRow // of users of other ranges
 
 	longTails []*userCounters // above tailMax in the batch being built
 
@@ -55,10 +57,14 @@ type userCounters struct {
 	// rows of the batch being built are among them, for those no iterator sees.
 	tail     []tailRow
 	tailFrom proto.Pts
+
+	directFrom clientpb.DirectFrom // of the profile
+	changed    uint64
 }
 
 type threadCounters struct {
 	exists   bool // has a header
+	header   *cellpb.ThreadHeader
 	seq      proto.Seq
 	messages uint64
 }
@@ -236,7 +242,7 @@ func (m *Machine) Commit() error {
 	m.committed = pb.CloneOf(m.state)
 	clear(m.dirty)
 	m.dropLongTails()
-	if len(m.users) > cacheRows || len(m.threads) > cacheRows || len(m.sent) > cacheRows || len(m.joined) > cacheRows || len(m.channels) > cacheRows {
+	if len(m.users) > cacheRows || len(m.threads) > cacheRows || len(m.sent) > cacheRows || len(m.joined) > cacheRows || len(m.channels) > cacheRows || len(m.directs) > cacheRows {
 		m.forgetCaches()
 	}
 	return nil
@@ -248,6 +254,7 @@ func (m *Machine) forgetCaches() {
 	m.joined = map[joinedKey]*cellpb.JoinedThread{}
 	m.sent = map[proto.EntityID]*proto.ClientMsgID{}
 	m.channels = map[proto.RangeID]*channelCounters{}
+	m.directs = map[proto.EntityID]*cellpb.DirectFromRow{}
 }
 
 // read gets key from r into v and tells whether it exists.
@@ -303,6 +310,12 @@ func (m *Machine) put(key []byte, v pb.Message) {
 func (m *Machine) putRaw(key, raw []byte) {
 	m.dirty[string(key)] = raw
 	m.fail(m.batch.Set(key, raw, nil))
+}
+
+// remove deletes a row that a later command may read by key.
+func (m *Machine) remove(key []byte) {
+	m.dirty[string(key)] = nil
+	m.fail(m.batch.Delete(key, nil))
 }
 
 // appendRow writes a row that applying finds by counter, never by key.

@@ -23,15 +23,6 @@ type tailRow struct {
 	seq    proto.Seq
 }
 
-// logUpdate adds an update to a user's log.
-func (m *Machine) logUpdate(user proto.EntityID, u *userCounters, update *cellpb.StoredUpdate, out *cellpb.Applied) *cellpb.LoggedUpdate {
-	u.pts++
-	m.appendRow(engine.UpdateKey(user, u.pts), update)
-	logged := &cellpb.LoggedUpdate{User: uint64(user), Pts: uint64(u.pts), Update: update}
-	out.Updates = append(out.Updates, logged)
-	return logged
-}
-
 // keepTail remembers a message for the user's delivered marks.
 func (m *Machine) keepTail(u *userCounters, thread proto.ThreadID, seq uint64) {
 	u.tail = append(u.tail, tailRow{u.pts, thread, proto.Seq(seq)})
@@ -190,7 +181,7 @@ func (m *Machine) markThread(c *cellpb.MarkThread, out *cellpb.Applied) *cellpb.
 		j.ReadSeq, j.ReadMessages = readSeq, max(j.ReadMessages, min(readMessages, j.Messages))
 		j.DeliveredSeq = max(j.DeliveredSeq, readSeq) // who has read it has got it
 		m.appendRow(engine.ThreadKey(user, thread), j)
-		m.logMark(user, m.markOf(thread, user, readSeq, true), out)
+		m.logUpdate(user, m.markOf(thread, user, readSeq, true), out)
 		m.tellMark(thread, &cellpb.MarkRow{
 			User: uint64(thread.Peer(user)), By: uint64(user), Delivered: j.DeliveredSeq, Read: readSeq,
 		}, out)
@@ -239,17 +230,13 @@ func (m *Machine) takeMark(thread proto.ThreadID, row *cellpb.MarkRow, out *cell
 	}
 	if read > j.PeerRead {
 		j.PeerRead, j.PeerDelivered = read, max(j.PeerDelivered, read)
-		m.logMark(user, m.markOf(thread, by, read, true), out)
+		m.logUpdate(user, m.markOf(thread, by, read, true), out)
 	}
 	if delivered > j.PeerDelivered {
 		j.PeerDelivered = delivered
-		m.logMark(user, m.markOf(thread, by, delivered, false), out)
+		m.logUpdate(user, m.markOf(thread, by, delivered, false), out)
 	}
 	m.appendRow(engine.ThreadKey(user, thread), j)
-}
-
-func (m *Machine) logMark(user proto.EntityID, update *cellpb.StoredUpdate, out *cellpb.Applied) {
-	m.logUpdate(user, m.user(user), update, out)
 }
 
 // takeMarkRow takes a mark from a channel.

@@ -51,6 +51,10 @@ func (r *Reader) Read(q *cellpb.LeadRead) (*cellpb.ReadResult, error) {
 		out.ChannelHeads, err = v.channelHeads()
 	case *cellpb.LeadRead_ThreadRow:
 		err = v.threadRow(body.ThreadRow, out)
+	case *cellpb.LeadRead_Contacts:
+		err = v.contacts(body.Contacts, out)
+	case *cellpb.LeadRead_Cards:
+		out.Cards, err = v.cards(body.Cards)
 	default:
 		err = proto.Errorf(proto.CodeUnsupported, "range %s: a question this release does not know", r.rng)
 	}

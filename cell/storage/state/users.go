@@ -24,7 +24,9 @@ func (m *Machine) user(id proto.EntityID) *userCounters {
 		return u
 	}
 	u := &userCounters{log: new(cellpb.UpdateLog)}
-	u.exists = m.get(engine.EntityKey(id, engine.TagProfile), new(cellpb.Profile))
+	profile := new(cellpb.Profile)
+	u.exists = m.get(engine.EntityKey(id, engine.TagProfile), profile)
+	u.directFrom, u.changed = profile.DirectFrom, profile.Changed
 	m.get(engine.EntityKey(id, engine.TagUpdateLog), u.log)
 	u.pts = proto.Pts(u.log.Trimmed)
 	m.lastKey(engine.TableSpan(id, engine.TagUpdate), func(key, _ []byte) {
@@ -40,8 +42,8 @@ func (m *Machine) thread(t proto.ThreadID) *threadCounters {
 	if c := m.threads[t]; c != nil {
 		return c
 	}
-	c := new(threadCounters)
-	c.exists = m.get(engine.HeaderKey(t), new(cellpb.ThreadHeader))
+	c := &threadCounters{header: new(cellpb.ThreadHeader)}
+	c.exists = m.get(engine.HeaderKey(t), c.header)
 	m.lastKey(engine.EventSpan(t, 0, ^proto.Seq(0)), func(key, value []byte) {
 		event := new(cellpb.StoredEvent)
 		m.fail(pb.Unmarshal(value, event))
