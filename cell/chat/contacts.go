@@ -243,6 +243,7 @@ func (ses *session) setProfile(id uint64, q *clientpb.SetProfile) {
 			ses.fail(id, err)
 			return
 		}
+		ses.host.profileChanged(ses.user.id, r.Profile)
 		ses.answerProfile(id, r.Profile)
 	})
 }

@@ -37,6 +37,7 @@ type host struct {
 	asked    map[uint64]asked // requests to the leader under way
 	inFlight int              // proposals among them
 	marks    marks
+	presence presence
 
 	peers   map[proto.ThreadID]string            // names of the other sides of threads known to have messages
 	lookups map[proto.ThreadID][]func(peerFound) // waiting for one to be found
@@ -75,7 +76,7 @@ type asked struct {
 func newHost(s *Service, sh *shard, leader Leader, g *cellpb.Granted) *host {
 	return &host{
 		s: s, shard: sh, leader: leader, rng: proto.RangeID(g.Range), grant: g.Grant, descriptor: g.Descriptor_, incarnation: g.Incarnation,
-		users: map[proto.EntityID]*hostedUser{}, asked: map[uint64]asked{}, marks: newMarks(),
+		users: map[proto.EntityID]*hostedUser{}, asked: map[uint64]asked{}, marks: newMarks(), presence: newPresence(),
 		peers: map[proto.ThreadID]string{}, lookups: map[proto.ThreadID][]func(peerFound){},
 		channels: map[proto.RangeID]*outChannel{}, bodies: map[bodyKey]*cellpb.StoredEvent{},
 	}
@@ -236,6 +237,7 @@ func (h *host) housekeep() {
 	now := time.Now()
 	h.flushConfirms(now)
 	h.flushReads(now)
+	h.tendPresence(now)
 	if h.ticks%5 == 0 {
 		h.trimChannels(1)
 		h.pumpChannels()

@@ -15,6 +15,9 @@ func (h *host) pushAll(updates []*cellpb.LoggedUpdate) {
 	byUser := map[uint64][]*cellpb.LoggedUpdate{}
 	var order []uint64
 	for _, up := range updates {
+		if c := up.Update.GetContact(); c != nil {
+			h.contactChanged(proto.EntityID(up.User), c.Contact)
+		}
 		if needsEvent(up) {
 			k := bodyKey{up.Update.Thread, up.Update.Seq}
 			up.Event = h.bodies[k]

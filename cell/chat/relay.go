@@ -131,6 +131,9 @@ func (s *Service) relayed(sh *shard, req *cellpb.RelayRequest, done func(*cellpb
 		read(&cellpb.LeadRead{Body: &cellpb.LeadRead_Events{Events: body.ReadEvents}})
 	case *cellpb.RelayRequest_ReadThread:
 		read(&cellpb.LeadRead{Body: &cellpb.LeadRead_Thread{Thread: body.ReadThread}})
+	case *cellpb.RelayRequest_Signals:
+		h.takeSignals(body.Signals)
+		result(&cellpb.Result{}, nil)
 	case *cellpb.RelayRequest_ReadUser:
 		read(&cellpb.LeadRead{Body: &cellpb.LeadRead_User{User: body.ReadUser}})
 	case *cellpb.RelayRequest_ChangeContact:

@@ -25,6 +25,8 @@ func (ses *session) request(f *clientpb.ClientFrame) {
 		ses.threads(f.Id, body.ListThreads)
 	case *clientpb.ClientFrame_MarkRead:
 		ses.markRead(f.Id, body.MarkRead)
+	case *clientpb.ClientFrame_Typing:
+		ses.typing(body.Typing)
 	case *clientpb.ClientFrame_FindUser:
 		ses.findUser(f.Id, body.FindUser)
 	case *clientpb.ClientFrame_FindPeople:
