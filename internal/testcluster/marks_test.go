@@ -154,3 +154,79 @@ func TestMarksAreThrottled(t *testing.T) {
 		t.Errorf("%d delivered and %d read marks, want 1 to %d of each", counts[false], counts[true], most)
 	}
 }
+
+// A confirmation that died on its way is made up for by the next Hello, which
+// names what the device has processed.
+func TestLostConfirmationIsMadeUpFor(t *testing.T) {
+	c := Start(t, devcluster.Options{NoDemo: true})
+	ann, bob := c.AddUser("ann", "c1"), c.AddUser("bob", "c2")
+	thread := proto.DirectThread(ann.ID, bob.ID).String()
+	a := c.Connect(ann, client.TCP, nil)
+	r, w := c.Login(bob, func(h *clientpb.Hello) { h.Subscribe, h.FromConfirmed = true, true })
+	if _, err := a.Send(c.Context(), thread, "hello"); err != nil {
+		t.Fatal(err)
+	}
+	for r.Read().GetUpdates() == nil {
+	}
+	r.Close() // without a word: the confirmation is lost with the connection
+	c.Login(bob, func(h *clientpb.Hello) { h.Subscribe, h.LastPts, h.Incarnation = true, 1, w.Incarnation })
+	c.waitMarks(a, thread, bob, 1, 0)
+}
+
+// Places and cards are messages like any other: in order, counted as unread,
+// and found by time. The name on a card is the server's.
+func TestPlacesAndCards(t *testing.T) {
+	c := Start(t, devcluster.Options{NoDemo: true})
+	ann, bob, eve := c.AddUser("ann", "c1"), c.AddUser("bob", "c2"), c.AddUser("eve", "c2")
+	thread := proto.DirectThread(ann.ID, bob.ID).String()
+	a, b := c.Connect(ann, client.TCP, nil), c.Connect(bob, client.QUIC, nil)
+	ctx := c.Context()
+	post := func(m *clientpb.SendMessage) (client.Sent, error) {
+		t.Helper()
+		p, err := a.PostBody(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p.Result(ctx)
+	}
+	card := client.CardMessage(thread, eve.ID)
+	card.Card.Name = "the pope"
+	var sent []client.Sent
+	for _, m := range []*clientpb.SendMessage{
+		client.TextMessage(thread, "where?"),
+		client.LocationMessage(thread, &clientpb.Location{Latitude: 52.52, Longitude: 13.405, Name: "here"}), card,
+	} {
+		s, err := post(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sent = append(sent, s)
+	}
+	for what, m := range map[string]*clientpb.SendMessage{
+		"a card of nobody":        client.CardMessage(thread, eve.ID+4000),
+		"a place off the map":     client.LocationMessage(thread, &clientpb.Location{Latitude: 91}),
+		"a card without a person": {Thread: thread, Card: new(clientpb.SharedCard)},
+	} {
+		if s, err := post(m); err == nil {
+			t.Errorf("%s was stored as %d", what, s.Seq)
+		}
+	}
+	c.WaitTexts(b, thread, 3)
+	events := b.Updates()
+	if p := events[1].Event.GetLocation(); p.GetLatitude() != 52.52 || p.GetLongitude() != 13.405 || p.GetName() != "here" {
+		t.Errorf("received %v", events[1].Event)
+	}
+	if got := events[2].Event.GetCard(); got.GetUser() != uint64(eve.ID) || got.GetName() != "eve" {
+		t.Errorf("received %v", events[2].Event)
+	}
+	th := c.threadOf(b, thread)
+	if th.Unread != 3 || th.Last.GetCard().GetName() != "eve" {
+		t.Errorf("the thread is %v", th)
+	}
+	for i, s := range sent {
+		rows, more, err := b.History(ctx, &clientpb.ReadHistory{Thread: thread, AtMs: s.Time.UnixMilli(), Limit: 1})
+		if err != nil || len(rows) != 1 || more != (rows[0].Seq < 3) || rows[0].TimeMs != s.Time.UnixMilli() || rows[0].Seq > uint64(i+1) {
+			t.Errorf("history from the time of message %d: %v (more: %v), %v", i+1, rows, more, err)
+		}
+	}
+}
