@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -90,8 +91,51 @@ func storeSuite(t *testing.T, dsn string) *Store {
 			t.Errorf("%q: %+v, %v", unknown, a, err)
 		}
 	}
+	byPrefix(t, s)
 	concurrentInserts(t, s)
 	return s
+}
+
+// A search finds active accounts by the beginning of their name, in order;
+// each character stands for itself.
+func byPrefix(t *testing.T, s *Store) {
+	t.Helper()
+	for i, name := range []string{"pat", "pa.t", "pa_t", "paxt", "pa-t", "pate", "p", "pb", "patpending"} {
+		a := someAccount(name)
+		if err := s.Insert(a); err != nil {
+			t.Fatal(err)
+		}
+		if name != "patpending" {
+			if err := s.Activate(a.ID, proto.EntityID(5000+i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, test := range []struct {
+		prefix string
+		limit  int
+		want   string
+	}{
+		{"pat", 50, "pat pate"}, {"pa", 50, "pa-t pa.t pa_t pat pate paxt"}, {"pa", 3, "pa-t pa.t pa_t"}, {"pa_", 50, "pa_t"},
+		{"PAT", 50, ""}, {"p%", 50, ""}, {"pat'", 50, ""}, {"pz", 50, ""}, {"pb", 50, "pb"}, {"pate", 50, "pate"}, {"patex", 50, ""},
+	} {
+		found, err := s.ByPrefix(t.Context(), test.prefix, test.limit)
+		var names []string
+		for _, a := range found {
+			names = append(names, a.Name)
+			if whole, err := s.ByName(t.Context(), a.Name); err != nil || whole.User != a.User || whole.ID != a.ID {
+				t.Errorf("%s has user %s, by name %v (%v)", a.Name, a.User, whole, err)
+			}
+		}
+		if got := strings.Join(names, " "); err != nil || got != test.want {
+			t.Errorf("%q, at most %d: %q, %v; want %q", test.prefix, test.limit, got, err, test.want)
+		}
+	}
+	for prefix, want := range map[string]string{"Pa": "pa", "a1": "a1", "a": "", "": "", "1a": "", "a%": "", "aé": "", "_a": ""} {
+		if got, err := CanonicalPrefix(prefix); got != want || (err == nil) != (want != "") {
+			t.Errorf("the prefix %q is taken as %q, %v", prefix, got, err)
+		}
+	}
 }
 
 func concurrentInserts(t *testing.T, s *Store) {

@@ -15,6 +15,7 @@ import (
 	"github.com/waggle-im/waggle/internal/atomicfile"
 	"github.com/waggle-im/waggle/internal/certs"
 	"github.com/waggle-im/waggle/proto"
+	clientpb "github.com/waggle-im/waggle/proto/client"
 	controlpb "github.com/waggle-im/waggle/proto/control"
 )
 
@@ -86,7 +87,13 @@ func (p *probe) run(ctx context.Context) error {
 		<-done
 	}()
 	thread := proto.DirectThread(proto.EntityID(users[0].User), proto.EntityID(users[1].User))
-	if _, err := sender.Send(ctx, thread.String(), text); err != nil {
+	_, err = sender.Send(ctx, thread.String(), text)
+	if proto.CodeOf(err) == proto.CodeNotFriends { // chat.direct_from: friends
+		if err = befriend(ctx, sender, receiver, users); err == nil {
+			_, err = sender.Send(ctx, thread.String(), text)
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("the first message was not acknowledged within %s: %w", probeTimeout, err)
 	}
 	select {
@@ -95,6 +102,18 @@ func (p *probe) run(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("the first message did not arrive within %s", probeTimeout)
 	}
+}
+
+// befriend makes friends of the two: each asks the other.
+func befriend(ctx context.Context, first, second *client.Client, users []probeUser) error {
+	for i, c := range []*client.Client{first, second} {
+		peer := proto.EntityID(users[1-i].User)
+		change := client.ContactChange{User: peer, Action: clientpb.ContactAction_CONTACT_ACTION_REQUEST}
+		if _, err := c.ChangeContact(ctx, change); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // users are the two synthetic users: those of the last start while their

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/waggle-im/waggle/client"
+	"github.com/waggle-im/waggle/internal/daemon"
 	"github.com/waggle-im/waggle/internal/devcluster"
 	"github.com/waggle-im/waggle/proto"
 	clientpb "github.com/waggle-im/waggle/proto/client"
@@ -197,4 +198,245 @@ func TestContactsRequestAndAccept(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Who is blocked cannot write, ask or find; history stays readable; who
+// blocks is not told on.
+func TestContactsBlock(t *testing.T) {
+	c := Start(t, devcluster.Options{NoDemo: true})
+	owners(t, c, func(t *testing.T, c *Cluster, ann, bob User) {
+		ctx := c.Context()
+		a, b := c.Connect(ann, client.TCP, nil), c.Connect(bob, client.TCP, nil)
+		thread := proto.DirectThread(ann.ID, bob.ID).String()
+		c.must(a, bob, ask, sent)
+		c.untilRelation(b, ann, received)
+		c.must(b, ann, accept, friend)
+		c.untilRelation(a, bob, friend)
+		c.must(b, ann, block, blocked)
+		c.untilRelation(b, ann, blocked)
+		c.untilContactUpdates(a, "request request_sent "+bob.Name, "accept friend "+bob.Name, "remove none "+bob.Name)
+		for what, err := range map[string]error{
+			"the blocked writes": second(a.Send(ctx, thread, "x")), "the one who blocks writes": second(b.Send(ctx, thread, "x")),
+		} {
+			if proto.CodeOf(err) != proto.CodeBlocked {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+		c.refused(a, bob, ask, proto.CodeBlocked)
+		c.refused(b, ann, ask, proto.CodeBlocked)
+		c.refused(a, bob, accept, proto.CodeNoRequest)
+		_, errName := a.FindCard(ctx, &clientpb.FindUser{Name: bob.Name})
+		_, errID := a.FindCard(ctx, &clientpb.FindUser{User: uint64(bob.ID)})
+		_, errNobody := a.FindCard(ctx, &clientpb.FindUser{Name: "nobody"})
+		if proto.CodeOf(errName) != proto.CodeUnknownUser || proto.CodeOf(errID) != proto.CodeUnknownUser ||
+			strings.ReplaceAll(errName.Error(), bob.Name, "nobody") != errNobody.Error() {
+			t.Errorf("found by the blocked: %v, %v; nobody: %v", errName, errID, errNobody)
+		}
+		if people, err := a.FindPeople(ctx, bob.Name, 0); err != nil || len(people) != 0 {
+			t.Errorf("the blocked finds %v, %v", people, err)
+		}
+		if card, err := b.FindCard(ctx, &clientpb.FindUser{Name: ann.Name}); err != nil || card.Relation != blocked {
+			t.Errorf("the one who blocks finds %v, %v", card, err)
+		}
+		if n := len(c.History(a, thread)); n != 2 {
+			t.Errorf("the blocked reads %d messages, want 2", n)
+		}
+		c.must(b, ann, unblock, none)
+		if _, err := a.Send(ctx, thread, "again"); err != nil {
+			t.Errorf("after the block: %v", err)
+		}
+		c.must(a, bob, ask, sent)
+		c.untilRelation(b, ann, received)
+		c.must(b, ann, ignore, aside)
+		c.must(b, ann, block, blocked)
+		c.untilRelation(a, bob, none)
+	})
+}
+
+// Who wants messages from friends only gets no others, whichever range owns
+// the thread, from the first message on and after each change.
+func TestContactsFriendsOnly(t *testing.T) {
+	c := Start(t, devcluster.Options{NoDemo: true})
+	owners(t, c, func(t *testing.T, c *Cluster, ann, bob User) {
+		ctx := c.Context()
+		a, b := c.Connect(ann, client.TCP, nil), c.Connect(bob, client.TCP, nil)
+		thread := proto.DirectThread(ann.ID, bob.ID).String()
+		set := func(d clientpb.DirectFrom) {
+			t.Helper()
+			if p, err := b.SetProfile(ctx, &clientpb.SetProfile{DirectFrom: d.Enum()}); err != nil || p.DirectFrom != d {
+				t.Fatalf("set: %v, %v", p, err)
+			}
+		}
+		send := func(text string) error { return second(a.Send(ctx, thread, text)) }
+		const anyone, friends = clientpb.DirectFrom_DIRECT_FROM_ANYONE, clientpb.DirectFrom_DIRECT_FROM_FRIENDS
+		set(friends)
+		if err := send("the first"); proto.CodeOf(err) != proto.CodeNotFriends {
+			t.Fatalf("a stranger's first message: %v", err)
+		}
+		set(anyone)
+		if err := send("hello"); err != nil {
+			t.Fatal(err)
+		}
+		c.WaitTexts(b, thread, 1)
+		set(friends)
+		c.Until("a stranger's message is refused", func() error {
+			if err := send("more"); proto.CodeOf(err) != proto.CodeNotFriends {
+				return fmt.Errorf("answered %v", err)
+			}
+			return nil
+		})
+		if _, err := b.Send(ctx, thread, "who narrows may write"); err != nil {
+			t.Error(err)
+		}
+		c.must(a, bob, ask, sent)
+		c.untilRelation(b, ann, received)
+		c.must(b, ann, accept, friend)
+		if err := send("as a friend"); err != nil {
+			t.Error(err)
+		}
+		c.untilRelation(a, bob, friend)
+		c.must(a, bob, remove, none)
+		if err := send("no more"); proto.CodeOf(err) != proto.CodeNotFriends {
+			t.Errorf("who is no friend any more: %v", err)
+		}
+		set(anyone)
+		c.Until("anyone may write again", func() error { return send("again") })
+	})
+}
+
+// A deployment can let only friends write to each other.
+func TestContactsFriendsOnlyDeployment(t *testing.T) {
+	c := Start(t, devcluster.Options{NoDemo: true, Override: func(cfg *daemon.Config) error {
+		cfg.Chat.DirectFrom = "friends"
+		return nil
+	}})
+	owners(t, c, func(t *testing.T, c *Cluster, ann, bob User) {
+		a, b := c.Connect(ann, client.TCP, nil), c.Connect(bob, client.TCP, nil)
+		thread := proto.DirectThread(ann.ID, bob.ID).String()
+		if _, err := a.Send(c.Context(), thread, "x"); proto.CodeOf(err) != proto.CodeNotFriends {
+			t.Errorf("strangers: %v", err)
+		}
+		c.must(a, bob, ask, sent)
+		c.must(b, ann, ask, friend)
+		if _, err := a.Send(c.Context(), thread, "x"); err != nil {
+			t.Errorf("friends: %v", err)
+		}
+	})
+}
+
+// What a stranger, or one who is no friend any more, asks is refused with a
+// clear code and changes nothing.
+func TestContactsStrangers(t *testing.T) {
+	c := Start(t, devcluster.Options{NoDemo: true})
+	owners(t, c, func(t *testing.T, c *Cluster, ann, bob User) {
+		ctx := c.Context()
+		a, b := c.Connect(ann, client.TCP, nil), c.Connect(bob, client.TCP, nil)
+		nobody := User{ID: bob.ID + 1000, Name: "nobody"}
+		nowhere := User{ID: 1 << 50, Name: "nowhere"}
+		long := strings.Repeat("x", 600)
+		try := func(change client.ContactChange) error { return second(a.ChangeContact(ctx, change)) }
+		for what, test := range map[string]struct {
+			err  error
+			want proto.Code
+		}{
+			"accepting what nobody asked":   {try(client.ContactChange{User: bob.ID, Action: accept}), proto.CodeNoRequest},
+			"putting aside what is not":     {try(client.ContactChange{User: bob.ID, Action: ignore}), proto.CodeNoRequest},
+			"asking oneself":                {try(client.ContactChange{User: ann.ID, Action: ask}), proto.CodeBadRequest},
+			"asking nobody":                 {try(client.ContactChange{User: nobody.ID, Action: ask}), proto.CodeUnknownUser},
+			"blocking nobody":               {try(client.ContactChange{User: nobody.ID, Action: block}), proto.CodeUnknownUser},
+			"asking someone in no range":    {try(client.ContactChange{User: nowhere.ID, Action: ask}), proto.CodeUnknownUser},
+			"asking no user":                {try(client.ContactChange{Action: ask}), proto.CodeBadRequest},
+			"no action":                     {try(client.ContactChange{User: bob.ID}), proto.CodeBadRequest},
+			"an action that does not exist": {try(client.ContactChange{User: bob.ID, Action: 99}), proto.CodeBadRequest},
+			"a long greeting":               {try(client.ContactChange{User: bob.ID, Action: ask, Greeting: long}), proto.CodeTooBig},
+			"a greeting with controls":      {try(client.ContactChange{User: bob.ID, Action: ask, Greeting: "a\x1b[2J"}), proto.CodeBadRequest},
+			"a long alias":                  {try(client.ContactChange{User: bob.ID, Action: ask, Alias: long[:65]}), proto.CodeTooBig},
+			"an empty tag":                  {try(client.ContactChange{User: bob.ID, Action: ask, Tags: []string{""}}), proto.CodeBadRequest},
+			"editing who is no contact":     {second(a.EditContact(ctx, bob.ID, "x", nil)), proto.CodeUnknownUser},
+			"a long nick":                   {second(a.SetProfile(ctx, &clientpb.SetProfile{Nick: new(long[:65])})), proto.CodeTooBig},
+			"an unknown direct_from":        {second(a.SetProfile(ctx, &clientpb.SetProfile{DirectFrom: clientpb.DirectFrom(9).Enum()})), proto.CodeBadRequest},
+			"listing no relation":           {third(a.Contacts(ctx, &clientpb.ListContacts{})), proto.CodeBadRequest},
+			"a wrong cursor":                {third(a.Contacts(ctx, &clientpb.ListContacts{Relations: []clientpb.Relation{friend}, Cursor: "x"})), proto.CodeBadRequest},
+			"a short prefix":                {second(a.FindPeople(ctx, "x", 0)), proto.CodeBadRequest},
+			"a prefix of no name":           {second(a.FindPeople(ctx, "%_", 0)), proto.CodeBadRequest},
+		} {
+			if proto.CodeOf(test.err) != test.want {
+				t.Errorf("%s: got %v, want %s", what, test.err, test.want)
+			} else if test.err.Error() == "" {
+				t.Errorf("%s: the error has no words", what)
+			}
+		}
+		c.must(a, bob, remove, none) // nothing to end
+		c.must(a, bob, unblock, none)
+		if n := len(c.contacts(a)) + len(c.contacts(b)) + len(a.Updates()) + len(b.Updates()); n != 0 {
+			t.Errorf("what was refused has left %d traces", n)
+		}
+		// Once friends, then not: accepting again is no way back.
+		c.must(a, bob, ask, sent)
+		c.untilRelation(b, ann, received)
+		c.must(b, ann, accept, friend)
+		c.must(b, ann, accept, friend)
+		c.untilRelation(a, bob, friend)
+		c.must(b, ann, remove, none)
+		c.refused(a, bob, accept, proto.CodeNoRequest)
+		c.refused(b, ann, accept, proto.CodeNoRequest)
+	})
+}
+
+// People are found by the beginning of their name, with their card and what
+// they are to the one who asks; who lies in a dead cell, by name alone.
+func TestContactsFindPeople(t *testing.T) {
+	c := Start(t, devcluster.Options{NoDemo: true})
+	ann := c.AddUser("ann", "c1")
+	cid, cis, cob := c.AddUser("cid", "c1"), c.AddUser("cis", "c2"), c.AddUser("cob", "c2")
+	ctx := c.Context()
+	a, s := c.Connect(ann, client.TCP, nil), c.Connect(cis, client.TCP, nil)
+	if _, err := s.SetProfile(ctx, &clientpb.SetProfile{Nick: new("Cis")}); err != nil {
+		t.Fatal(err)
+	}
+	c.must(a, cis, ask, sent)
+	found := func(prefix string, limit uint32) string {
+		t.Helper()
+		people, err := a.FindPeople(ctx, prefix, limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out []string
+		for _, p := range people {
+			out = append(out, fmt.Sprintf("%s/%s/%d", p.Name, p.Nick, p.Relation))
+		}
+		return strings.Join(out, " ")
+	}
+	c.untilRelation(a, cis, sent)
+	for _, test := range []struct {
+		prefix string
+		limit  uint32
+		want   string
+	}{
+		{"ci", 0, "cid//0 cis/Cis/3"}, {"CI", 1, "cid//0"}, {"cob", 0, "cob//0"}, {"c_", 0, ""}, {"zz", 0, ""},
+	} {
+		if got := found(test.prefix, test.limit); got != test.want {
+			t.Errorf("%s, %d: found %q, want %q", test.prefix, test.limit, got, test.want)
+		}
+	}
+	_, _ = cid, cob
+	c.StopNode("c2-n1")
+	if got := found("ci", 0); got != "cid//0 cis//3" {
+		t.Errorf("with a dead cell: %q", got)
+	}
+	c.StartNode("c2-n1")
+	// More than a few searches a second are answered with a time to wait.
+	r, _ := c.Login(ann, nil)
+	for range 100 {
+		r.Write(&clientpb.ClientFrame{Body: &clientpb.ClientFrame_FindPeople{FindPeople: &clientpb.FindPeople{Prefix: "ci"}}})
+	}
+	limited := 0
+	for range 100 {
+		if e := r.Read().GetError(); proto.Code(e.GetCode()) == proto.CodeRateLimited && e.RetryMs > 0 {
+			limited++
+		}
+	}
+	if limited == 0 {
+		t.Error("no search was limited")
+	}
 }

@@ -54,7 +54,8 @@
 //
 // A [RelayRequest] goes to the host of the range it names, and is answered by a
 // [RelayReply] with the same id. Four kinds of caller use it: a host whose user
-// writes into a thread that another range owns (append); a host that drains a
+// writes into a thread that another range owns, or changes what he and another
+// are to each other there (append, change_contact); a host that drains a
 // channel (channel_rows); a host that reads what lies elsewhere (read_…, with
 // epoch 0: whatever it is); and the control plane, which creates users and logs
 // devices in.
@@ -126,6 +127,8 @@
 //	                        Refused         host → edge                         not here, or no longer; where else
 //	                        EndSession      host → edge                         close the client's connection, why
 //	Chat.Relay              append          host → host       Result            append to a thread owned there
+//	                        change_contact  host → host       Result.contact    request, accept, block …
+//	                        read_cards      host → host       Cards             what a viewer may see of users
 //	                        channel_rows    host → host       Result.counted    take the next rows of a channel
 //	                        read_events     host → host       Events            rows by (thread, seq)
 //	                        read_thread     host → host       Events            a page of a thread, for a member

@@ -101,6 +101,43 @@
 // hides his presence is offline to all, without a time, and not seen typing.
 // Typing is passed on at most every 2 s for each thread and holds for 5 s.
 //
+// # People
+//
+// What two people are to each other is decided by one range, that of their
+// direct thread, so that crossing requests, answers, removals and blocks have
+// one order. [ChangeContact] acts once per client_id, as SendMessage stores
+// once, and is answered with the contact as it stands then. REQUEST waits for
+// the other side's ACCEPT; one that meets the other side's own request makes
+// friends at once. A second request takes the place of the first. The first
+// time two become friends, two messages are written in their thread: of who
+// asked (his greeting, or "Hello, I am NAME."), then of who accepted ("We are
+// friends now. Say hello!", or the greeting of his own request). IGNORE puts a
+// request aside without telling who asked; he may still be accepted. REMOVE
+// ends a friendship for both, or takes an own request back. BLOCK ends all and
+// refuses messages and requests in both directions until UNBLOCK; who is
+// blocked sees the end of the friendship or request as a REMOVE, and does not
+// find the other any more. History stays readable.
+//
+// Every change is an Update with a [ContactEvent] in the log of each side that
+// sees one, the acting one included, so that all devices hear of it. Relation
+// NONE means that the contact is gone. alias and tags are the caller's own and
+// nobody else's; [EditContact] changes them, which is an event with action
+// NONE. [ListContacts] pages by id; a page may have fewer rows than asked for
+// and still have a cursor.
+//
+// [SetProfile] changes the user's card, of which friends hear by an Update with
+// the new [Card], and who may write to him: anyone who is not blocked, or
+// friends only; others get Error (not_friends). A deployment may let only
+// friends write to each other. The owner of a thread with messages hears of
+// such a change within moments; a first message is checked against the setting
+// as it is.
+//
+// [FindUser] and [FindPeople] answer with cards, whose relation is what the
+// person is to the caller. Who blocks the caller is not found, as if he did not
+// exist. Cards of people whose cell does not answer within 1 s have id and name
+// only. Searches, changes of contacts and of the profile are limited to 5 per
+// second and user, 20 at once.
+//
 // # Heartbeat and end
 //
 // Welcome.heartbeat_ms is how often to send [Heartbeat] when there is nothing
@@ -127,7 +164,7 @@
 //	ReadHistory    →          History        page through a thread by seq
 //	ListThreads    →          Threads        page through the threads, newest first
 //	MarkRead       →          ReadMarked     raise the read mark of a thread
-//	FindUser       →          UserFound      by exact name or id
+//	FindUser       →          UserFound      the card of one, by exact name or id
 //	FindPeople     →          People         cards of people by the beginning of their name
 //	ChangeContact  →          ContactChanged request, accept, ignore, remove, block, unblock
 //	EditContact    →          ContactChanged own name for a contact, tags
@@ -149,7 +186,7 @@
 //	History        ←                         rows of a thread, oldest first
 //	Threads        ←                         one page of threads
 //	ReadMarked     ←                         the mark as it stands now
-//	UserFound      ←                         id and name
+//	UserFound      ←                         id, name and card
 //	People         ←                         cards, by name
 //	ContactChanged ←                         the contact as it stands now
 //	Contacts       ←                         one page of contacts

@@ -65,6 +65,7 @@
 //	Accounts.Login        edge        LoginReply        password → token, device, edges
 //	Accounts.Logout       edge        LogoutReply       end the device a token speaks for
 //	Accounts.FindUser     edge, cell  FindUserReply     by exact name
+//	Accounts.FindPeople   edge, cell  FindPeopleReply   active accounts by the beginning of their name
 //	Accounts.SendCode     edge        SendCodeReply     mail a code, account or not
 //	Accounts.Register     edge        RegisterReply     code → account, once per nonce
 //	Accounts.CheckAccount edge        CheckAccountReply has an account this name and address

@@ -27,6 +27,7 @@ func TestKeyLayout(t *testing.T) {
 		want string
 	}{
 		{"update log", EntityKey(user, TagUpdateLog), "0000000000001002 41"},
+		{"contact", ContactKey(user, peer), "0000000000001002 43 0000000000203004"},
 		{"device", DeviceKey(user, "phone"), "0000000000001002 44 70686f6e65"},
 		{"event, direct", EventKey(direct, 7), "0000000000203004 45 0000000000001002 0000000000000007"},
 		{"event, group", EventKey(proto.GroupThread(user), 7), "0000000000001002 45 0000000000000000 0000000000000007"},
@@ -42,6 +43,7 @@ func TestKeyLayout(t *testing.T) {
 		{"channel in", ChannelInKey(3, 4), "0000000000000000 0000000000000003 6e 0000000000000004"},
 		{"channel out", ChannelOutKey(3, 4, 5), "0000000000000000 0000000000000003 6f 0000000000000004 0000000000000005"},
 		{"channel trimmed", ChannelTrimmedKey(3, 4), "0000000000000000 0000000000000003 71 0000000000000004"},
+		{"direct from", DirectFromKey(3, user), "0000000000000000 0000000000000003 77 0000000000001002"},
 	} {
 		want, err := hex.DecodeString(string(bytes.ReplaceAll([]byte(c.want), []byte(" "), nil)))
 		if err != nil {
@@ -65,11 +67,12 @@ func TestKeysLieInTheirRange(t *testing.T) {
 		number := rapid.Uint64().Draw(t, "number")
 		local := [][]byte{
 			RangeStateKey(r), DescriptorKey(r), MetaKey(r), AccountKeyKey(r, make([]byte, 16)), ChannelInKey(r, dest),
-			ChannelOutKey(r, dest, number), ChannelTrimmedKey(r, dest),
+			ChannelOutKey(r, dest, number), ChannelTrimmedKey(r, dest), DirectFromKey(r, user),
 		}
 		entity := [][]byte{
 			EntityKey(user, TagProfile), EntityKey(user, TagUpdateLog), DeviceKey(user, "\xff\xff"), UpdateKey(user, proto.Pts(number)),
 			EventKey(proto.GroupThread(user), proto.Seq(number)), SentKey(user, proto.ClientMsgID{}, peer),
+			ContactKey(user, peer),
 		}
 		if peer != user {
 			entity = append(entity, ThreadKey(user, proto.DirectThread(user, peer)))
@@ -107,6 +110,7 @@ func TestKeysSortAndParse(t *testing.T) {
 		}
 		less(func(n uint64) []byte { return UpdateKey(5, proto.Pts(n)) })
 		less(func(n uint64) []byte { return EventKey(proto.GroupThread(5), proto.Seq(n)) })
+		less(func(n uint64) []byte { return ContactKey(5, proto.EntityID(n)) })
 		less(func(n uint64) []byte { return ChannelOutKey(1, 2, n) })
 		dest := proto.RangeID(a & uint64(proto.RangeIDMax))
 		if d, n, ok := ParseChannelOutKey(ChannelOutKey(7, dest, b)); !ok || d != dest || n != b {

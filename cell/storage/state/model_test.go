@@ -191,39 +191,52 @@ func (m *model) step() {
 	case 10:
 		m.trim(i)
 	case 11:
-		switch m.draw(4, "disturbance") {
-		case 0:
-			b.term++
-			b.newGrant()
-		case 1:
-			b.manual = !b.manual
-		case 2:
-			b.restart(m.draw(2, "crash") == 0)
-		case 3:
-			b.commit()
-			b.m.forgetCaches()
-		}
+		m.disturb(b)
 	case 12:
-		// The two ranges' clocks go together, and by days now and then.
-		step := []int64{1, 60_000, 30 * 3600_000}[m.draw(3, "time")]
-		m.rigs[0].nowMs, m.rigs[1].nowMs = m.rigs[0].nowMs+step, m.rigs[1].nowMs+step
+		m.passTime()
 	}
+}
+
+func (m *model) disturb(b *rig) {
+	switch m.draw(4, "disturbance") {
+	case 0:
+		b.term++
+		b.newGrant()
+	case 1:
+		b.manual = !b.manual
+	case 2:
+		b.restart(m.draw(2, "crash") == 0)
+	case 3:
+		b.commit()
+		b.m.forgetCaches()
+	}
+}
+
+// passTime lets the two ranges' clocks go on together, by days now and then.
+func (m *model) passTime() {
+	step := []int64{1, 60_000, 30 * 3600_000}[m.draw(3, "time")]
+	m.rigs[0].nowMs, m.rigs[1].nowMs = m.rigs[0].nowMs+step, m.rigs[1].nowMs+step
 }
 
 // settle delivers everything, then compares logs and threads.
 func (m *model) settle() {
-	for from := range m.rigs {
-		for {
-			rows := m.rigs[from].channelRows(proto.RangeID(2-from), m.counted[1-from], 100)
-			if len(rows) == 0 {
-				break
-			}
-			m.deliver(flight{1 - from, rows})
-		}
-	}
+	m.deliverAll()
 	for i, b := range m.rigs {
 		for _, user := range m.users[i] {
 			m.checkUser(b, user)
+		}
+	}
+}
+
+// deliverAll goes on until nothing is under way: what arrives may send more.
+func (m *model) deliverAll() {
+	for idle := 0; idle < 2; {
+		for from := range m.rigs {
+			rows := m.rigs[from].channelRows(proto.RangeID(2-from), m.counted[1-from], 100)
+			if idle++; len(rows) > 0 {
+				m.deliver(flight{1 - from, rows})
+				idle = 0
+			}
 		}
 	}
 }
