@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"slices"
-	"time"
 )
 
 // The roles of a daemon.
@@ -76,14 +75,14 @@ type ControlPlaneConfig struct {
 
 // CellConfig is read by cell nodes.
 type CellConfig struct {
-	Name              string        `koanf:"name"`                // the cell, as in c1
-	Roles             []string      `koanf:"roles"`               // of chat, storage; default both
-	CacheBytes        int64         `koanf:"cache_bytes"`         // block cache; default 32 MiB
-	MemtableBytes     int           `koanf:"memtable_bytes"`      // per store; default 16 MiB
-	DiskSpareBytes    int64         `koanf:"disk_spare_bytes"`    // refuse writes below this much free space; default 64 MiB
-	MessagesPerSecond int           `koanf:"messages_per_second"` // per user; default 100, -1: no limit
-	MessagesBurst     int           `koanf:"messages_burst"`      // per user; default 500
-	PresenceRefresh   time.Duration `koanf:"presence_refresh"`    // how often it is said again who is online; default 10 s
+	Name              string   `koanf:"name"`                // the cell, as in c1
+	Roles             []string `koanf:"roles"`               // of chat, storage; default both
+	CacheBytes        int64    `koanf:"cache_bytes"`         // block cache; default 32 MiB
+	MemtableBytes     int      `koanf:"memtable_bytes"`      // per store; default 16 MiB
+	DiskSpareBytes    int64    `koanf:"disk_spare_bytes"`    // refuse writes below this much free space; default 64 MiB
+	MessagesPerSecond int      `koanf:"messages_per_second"` // per user; default 100, -1: no limit
+	MessagesBurst     int      `koanf:"messages_burst"`      // per user; default 500
+	PresenceRefreshMs int      `koanf:"presence_refresh_ms"` // how often it is said again who is online; default 10,000
 }
 
 // ChatConfig is read by cell nodes: what people may do.

@@ -99,7 +99,7 @@ func (c *Cluster) befriend(a, b *Device) {
 // quick makes presence as fast as a test wants it.
 func quick(refresh time.Duration) func(*daemon.Config) error {
 	return func(cfg *daemon.Config) error {
-		cfg.Cell.PresenceRefresh = refresh
+		cfg.Cell.PresenceRefreshMs = int(refresh.Milliseconds())
 		return nil
 	}
 }
