@@ -40,6 +40,35 @@ type person struct {
 	record   *history.DeviceRecorder
 	up       atomic.Bool  // connected, as last heard
 	expected atomic.Int64 // stored messages of the person's threads
+	events   atomic.Int64 // received
+
+	mu      sync.Mutex // guards the fields below
+	pts     proto.Pts  // of the last update recorded
+	settled bool       // marks that still follow are not recorded
+}
+
+// receive records an update and tells whether it is an event. Marks of what
+// was received last may follow at any time: those after the end are left out.
+func (p *person) receive(u client.Update) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.settled && u.Event == nil {
+		return false
+	}
+	p.record.Received(u.Pts, u.Event)
+	p.pts = u.Pts
+	if u.Event != nil {
+		p.events.Add(1)
+	}
+	return u.Event != nil
+}
+
+// settle ends the record of a person who lacks missing messages.
+func (p *person) settle(missing int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.settled = true
+	p.record.Settled(p.pts + proto.Pts(max(0, missing)))
 }
 
 // load is people who write to each other while everything is recorded.
@@ -127,8 +156,9 @@ func (l *load) close() {
 }
 
 func (l *load) received(p *person, u client.Update) {
-	p.record.Received(u.Pts, u.Event)
-	l.delivered(p, u.Event)
+	if p.receive(u) {
+		l.delivered(p, u.Event)
+	}
 }
 
 // delivered counts a message that reached the peer, with its body.

@@ -30,9 +30,9 @@ func (l *load) settle(ctx context.Context) error {
 	var late error
 	for _, p := range l.people {
 		for {
-			_, pts := p.Position()
-			if int64(pts) >= p.expected.Load() {
-				p.record.Settled(pts)
+			missing := p.expected.Load() - p.events.Load()
+			if missing <= 0 {
+				p.settle(0)
 				break
 			}
 			select {
@@ -41,8 +41,8 @@ func (l *load) settle(ctx context.Context) error {
 			case <-ctx.Done():
 			}
 			// Told to the checker as it should be: it names what is missing.
-			p.record.Settled(proto.Pts(p.expected.Load()))
-			late = fmt.Errorf("user %s has %d of %d updates after %s", p.account.User, pts, p.expected.Load(), settleTimeout)
+			p.settle(missing)
+			late = fmt.Errorf("user %s lacks %d of %d messages after %s", p.account.User, missing, p.expected.Load(), settleTimeout)
 			break
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"slices"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
@@ -36,9 +37,10 @@ type Config struct {
 	Roles             []string // of RoleChat, RoleStorage; empty: both
 	DataDir           string
 	Engine            engine.Config
-	MessagesPerSecond int    // each user's sends; default 100, negative: no limit
-	MessagesBurst     int    // default 500
-	DirectFrom        string // who may write to whom: DirectFromAnyone (default, also empty) or DirectFromFriends
+	MessagesPerSecond int           // each user's sends; default 100, negative: no limit
+	MessagesBurst     int           // default 500
+	PresenceRefresh   time.Duration // how often it is said again who is online; default 10 s
+	DirectFrom        string        // who may write to whom: DirectFromAnyone (default, also empty) or DirectFromFriends
 }
 
 // Has tells whether the node has a role.

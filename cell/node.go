@@ -71,7 +71,7 @@ func New(cfg Config, deps Deps) (*Node, error) {
 				return cards, err
 			},
 			FriendsOnly:       cfg.DirectFrom == DirectFromFriends,
-			MessagesPerSecond: cfg.MessagesPerSecond, MessagesBurst: cfg.MessagesBurst,
+			MessagesPerSecond: cfg.MessagesPerSecond, MessagesBurst: cfg.MessagesBurst, PresenceRefresh: cfg.PresenceRefresh,
 			Logger: n.logger, Registerer: deps.Registerer,
 		})
 	}

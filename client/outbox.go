@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"time"
-	"unicode/utf8"
 
 	"github.com/waggle-im/waggle/proto"
 	clientpb "github.com/waggle-im/waggle/proto/client"
@@ -37,7 +36,8 @@ type Sent struct {
 // Pending is a message on its way.
 type Pending struct {
 	thread string
-	text   string
+	body   *clientpb.SendMessage // what to send, without its id
+	bytes  int                   // of body
 	done   chan struct{}
 
 	// Owned by the client's lock until done is closed.
@@ -63,30 +63,13 @@ func (p *Pending) Result(ctx context.Context) (Sent, error) {
 	}
 }
 
-// Post puts a message into the outbox and returns at once. Messages to one
+// Post puts a text into the outbox and returns at once. Messages to one
 // thread are stored in the order of their posting.
 //
 // Errors: [ErrOutboxFull], [ErrClosed]; [proto.CodeBadRequest] for what cannot
 // be put on the wire at all.
 func (c *Client) Post(thread, text string) (*Pending, error) {
-	if !utf8.ValidString(text) || !utf8.ValidString(thread) {
-		return nil, proto.Errorf(proto.CodeBadRequest, "the text is not valid UTF-8")
-	}
-	if len(text) > proto.TextBytesMax {
-		return nil, proto.Errorf(proto.CodeTooBig, "the text has %d bytes, the limit is %d: send it in parts", len(text), proto.TextBytesMax)
-	}
-	p := &Pending{thread: thread, text: text, done: make(chan struct{})}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	switch {
-	case c.closed:
-		return nil, ErrClosed
-	case len(c.outbox) >= c.cfg.OutboxMax:
-		return nil, ErrOutboxFull
-	}
-	c.outbox = append(c.outbox, p)
-	c.wakeWriter()
-	return p, nil
+	return c.PostBody(TextMessage(thread, text))
 }
 
 // Send posts a message and waits until it is stored.
@@ -133,7 +116,9 @@ func (c *Client) nextSends(conn *connection) []*clientpb.ClientFrame {
 		if !p.hasID {
 			p.id, p.hasID = proto.NewClientMsgID(now.Add(conn.clockOffset)), true
 		}
-		send := &clientpb.SendMessage{Thread: p.thread, ClientMsgId: p.id[:], Text: &clientpb.TextMessage{Text: p.text}}
+		send := &clientpb.SendMessage{
+			Thread: p.thread, ClientMsgId: p.id[:], Text: p.body.Text, Location: p.body.Location, Card: p.body.Card,
+		}
 		if previous != nil {
 			send.After = previous.id[:]
 		}
@@ -141,7 +126,7 @@ func (c *Client) nextSends(conn *connection) []*clientpb.ClientFrame {
 		p.inFlight = c.nextRequest
 		conn.sends[p.inFlight] = p
 		conn.unanswered++
-		conn.unansweredBytes += len(p.text)
+		conn.unansweredBytes += p.bytes
 		out = append(out, &clientpb.ClientFrame{Id: p.inFlight, Body: &clientpb.ClientFrame_SendMessage{SendMessage: send}})
 	}
 	return out
@@ -151,7 +136,7 @@ func (c *Client) nextSends(conn *connection) []*clientpb.ClientFrame {
 func (c *Client) sendAnswered(conn *connection, p *Pending, f *clientpb.ServerFrame) {
 	delete(conn.sends, f.Id)
 	conn.unanswered--
-	conn.unansweredBytes -= len(p.text)
+	conn.unansweredBytes -= p.bytes
 	p.inFlight = 0
 	if sent := f.GetMessageSent(); sent != nil {
 		p.sent = Sent{Thread: p.thread, Seq: proto.Seq(sent.Seq), Time: time.UnixMilli(sent.TimeMs), ClientMsgID: p.id}

@@ -3,8 +3,6 @@ package chat
 import (
 	"time"
 
-	pb "google.golang.org/protobuf/proto"
-
 	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
 )
@@ -121,7 +119,7 @@ func (h *host) pumpLater(ch *outChannel) {
 func (h *host) deliver(ch *outChannel) {
 	n, bytes := 0, 0
 	for n < len(ch.buffer) && n < channelRows && bytes < channelBytes {
-		bytes += 100 + pb.Size(ch.buffer[n])
+		bytes += channelRowBytes(ch.buffer[n])
 		n++
 	}
 	rows := append([]*cellpb.ChannelRow(nil), ch.buffer[:n]...)

@@ -243,28 +243,7 @@ func (ses *session) setProfile(id uint64, q *clientpb.SetProfile) {
 			ses.fail(id, err)
 			return
 		}
+		ses.host.profileChanged(ses.user.id, r.Profile)
 		ses.answerProfile(id, r.Profile)
 	})
-}
-
-// wireContactUpdate is an update of a contact or of a friend's card; nil for
-// others.
-func wireContactUpdate(up *cellpb.LoggedUpdate) *clientpb.Update {
-	switch body := up.Update.Body.(type) {
-	case *cellpb.StoredUpdate_Contact:
-		return &clientpb.Update{Pts: up.Pts, Body: &clientpb.Update_Contact{Contact: &clientpb.ContactEvent{
-			Action: body.Contact.Action, By: body.Contact.By, Contact: body.Contact.Contact,
-		}}}
-	case *cellpb.StoredUpdate_Profile:
-		return &clientpb.Update{Pts: up.Pts, Body: &clientpb.Update_Profile{Profile: body.Profile}}
-	}
-	return nil
-}
-
-// contactBytes is what such an update takes in a frame.
-func contactBytes(up *cellpb.LoggedUpdate) int {
-	if up.Update.GetContact() == nil && up.Update.GetProfile() == nil {
-		return 0
-	}
-	return pb.Size(up.Update)
 }

@@ -23,15 +23,6 @@ func errorFrame(id uint64, err *proto.Error) []byte {
 	}}})
 }
 
-func wireUpdate(up *cellpb.LoggedUpdate) *clientpb.Update {
-	if own := wireContactUpdate(up); own != nil {
-		return own
-	}
-	return &clientpb.Update{Pts: up.Pts, Body: &clientpb.Update_Event{
-		Event: wireEvent(up.Update.Thread, up.Update.Seq, up.Event),
-	}}
-}
-
 // wireEvent is an event as clients see it; one without body if e is nil.
 func wireEvent(thread string, seq uint64, e *cellpb.StoredEvent) *clientpb.Event {
 	if e == nil {
@@ -41,8 +32,13 @@ func wireEvent(thread string, seq uint64, e *cellpb.StoredEvent) *clientpb.Event
 		Thread: thread, Seq: seq, From: e.From, TimeMs: e.TimeMs, ClientMsgId: e.ClientMsgId,
 		Messages: e.Messages, FromName: e.FromName,
 	}
-	if text := e.GetText(); text != nil {
-		out.Body = &clientpb.Event_Text{Text: &clientpb.TextMessage{Text: text.Text}}
+	switch body := e.Body.(type) {
+	case *cellpb.StoredEvent_Text:
+		out.Body = &clientpb.Event_Text{Text: &clientpb.TextMessage{Text: body.Text.GetText()}}
+	case *cellpb.StoredEvent_Location:
+		out.Body = &clientpb.Event_Location{Location: body.Location}
+	case *cellpb.StoredEvent_Card:
+		out.Body = &clientpb.Event_Card{Card: body.Card}
 	}
 	return out
 }

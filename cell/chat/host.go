@@ -1,6 +1,8 @@
 package chat
 
 import (
+	"time"
+
 	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
 )
@@ -34,7 +36,8 @@ type host struct {
 	waiting  []*waitingCommand
 	asked    map[uint64]asked // requests to the leader under way
 	inFlight int              // proposals among them
-	confirms map[deviceKey]uint64
+	marks    marks
+	presence presence
 
 	peers   map[proto.ThreadID]string            // names of the other sides of threads known to have messages
 	lookups map[proto.ThreadID][]func(peerFound) // waiting for one to be found
@@ -73,7 +76,7 @@ type asked struct {
 func newHost(s *Service, sh *shard, leader Leader, g *cellpb.Granted) *host {
 	return &host{
 		s: s, shard: sh, leader: leader, rng: proto.RangeID(g.Range), grant: g.Grant, descriptor: g.Descriptor_, incarnation: g.Incarnation,
-		users: map[proto.EntityID]*hostedUser{}, asked: map[uint64]asked{}, confirms: map[deviceKey]uint64{},
+		users: map[proto.EntityID]*hostedUser{}, asked: map[uint64]asked{}, marks: newMarks(), presence: newPresence(),
 		peers: map[proto.ThreadID]string{}, lookups: map[proto.ThreadID][]func(peerFound){},
 		channels: map[proto.RangeID]*outChannel{}, bodies: map[bodyKey]*cellpb.StoredEvent{},
 	}
@@ -231,24 +234,13 @@ func (h *host) applied(batch []*waitingCommand, applied *cellpb.Applied) {
 // housekeep runs every [housekeeping].
 func (h *host) housekeep() {
 	h.ticks++
-	h.flushConfirms()
+	now := time.Now()
+	h.flushConfirms(now)
+	h.flushReads(now)
+	h.tendPresence(now)
 	if h.ticks%5 == 0 {
 		h.trimChannels(1)
 		h.pumpChannels()
 	}
 	h.flush()
-}
-
-// flushConfirms proposes the devices' high-water marks, joined.
-func (h *host) flushConfirms() {
-	if len(h.confirms) == 0 {
-		return
-	}
-	c := &cellpb.ConfirmUpdates{Marks: make([]*cellpb.DeviceMark, 0, len(h.confirms))}
-	for k, pts := range h.confirms {
-		c.Marks = append(c.Marks, &cellpb.DeviceMark{User: k.user, Device: k.device, Pts: pts})
-	}
-	clear(h.confirms)
-	h.propose(&cellpb.Command{Body: &cellpb.Command_ConfirmUpdates{ConfirmUpdates: c}}, 40*len(c.Marks),
-		func(*cellpb.Result, *proto.Error) {}) // a lost mark comes again with the next
 }

@@ -15,7 +15,10 @@ func (h *host) pushAll(updates []*cellpb.LoggedUpdate) {
 	byUser := map[uint64][]*cellpb.LoggedUpdate{}
 	var order []uint64
 	for _, up := range updates {
-		if up.Event == nil {
+		if c := up.Update.GetContact(); c != nil {
+			h.contactChanged(proto.EntityID(up.User), c.Contact)
+		}
+		if needsEvent(up) {
 			k := bodyKey{up.Update.Thread, up.Update.Seq}
 			up.Event = h.bodies[k]
 		}
@@ -64,7 +67,7 @@ func (h *host) sendUpdates(sessions []*session, updates []*cellpb.LoggedUpdate) 
 		frame := new(clientpb.Updates)
 		for n < len(updates) && n < proto.UpdatesPerFrameMax && size < proto.UpdatesBytesPerFrame {
 			frame.Updates = append(frame.Updates, wireUpdate(updates[n]))
-			size += 150 + len(updates[n].Event.GetText().GetText()) + contactBytes(updates[n])
+			size += updateBytes(updates[n])
 			n++
 		}
 		push := &cellpb.Push{
@@ -131,7 +134,7 @@ func (ses *session) fetch(after uint64) {
 func (h *host) fillBodies(updates []*cellpb.LoggedUpdate, done func()) {
 	missing := map[proto.RangeID][]*cellpb.LoggedUpdate{}
 	for _, up := range updates {
-		if up.Event != nil {
+		if !needsEvent(up) {
 			continue
 		}
 		if thread, err := proto.ParseThreadID(up.Update.Thread); err == nil && thread.OwnerRange() != h.rng {

@@ -124,13 +124,16 @@ func (s *Service) relayed(sh *shard, req *cellpb.RelayRequest, done func(*cellpb
 	}
 	switch body := req.Body.(type) {
 	case *cellpb.RelayRequest_Append:
-		h.propose(&cellpb.Command{Body: &cellpb.Command_AppendMessage{AppendMessage: body.Append}}, 100+len(body.Append.Text.GetText()), result)
+		h.propose(&cellpb.Command{Body: &cellpb.Command_AppendMessage{AppendMessage: body.Append}}, appendBytes(body.Append), result)
 	case *cellpb.RelayRequest_ChannelRows:
 		h.takeRows(body.ChannelRows, result)
 	case *cellpb.RelayRequest_ReadEvents:
 		read(&cellpb.LeadRead{Body: &cellpb.LeadRead_Events{Events: body.ReadEvents}})
 	case *cellpb.RelayRequest_ReadThread:
 		read(&cellpb.LeadRead{Body: &cellpb.LeadRead_Thread{Thread: body.ReadThread}})
+	case *cellpb.RelayRequest_Signals:
+		h.takeSignals(body.Signals)
+		result(&cellpb.Result{}, nil)
 	case *cellpb.RelayRequest_ReadUser:
 		read(&cellpb.LeadRead{Body: &cellpb.LeadRead_User{User: body.ReadUser}})
 	case *cellpb.RelayRequest_ChangeContact:

@@ -25,6 +25,8 @@ func (ses *session) request(f *clientpb.ClientFrame) {
 		ses.threads(f.Id, body.ListThreads)
 	case *clientpb.ClientFrame_MarkRead:
 		ses.markRead(f.Id, body.MarkRead)
+	case *clientpb.ClientFrame_Typing:
+		ses.typing(body.Typing)
 	case *clientpb.ClientFrame_FindUser:
 		ses.findUser(f.Id, body.FindUser)
 	case *clientpb.ClientFrame_FindPeople:
@@ -82,9 +84,10 @@ func (ses *session) send(id uint64, m *clientpb.SendMessage) {
 		}
 		c := &cellpb.AppendMessage{
 			Thread: m.Thread, From: uint64(ses.user.id), ClientMsgId: m.ClientMsgId, After: m.After,
-			Text: &cellpb.TextBody{Text: m.GetText().GetText()}, FromName: ses.user.name, ToName: peer.name, Device: ses.device,
+			FromName: ses.user.name, ToName: peer.name, Device: ses.device,
 			FriendsOnly: h.s.cfg.FriendsOnly, ToDirectFrom: peer.directFrom, ToDirectChanged: peer.changed,
 		}
+		setBody(c, m)
 		done := func(r *cellpb.Result, err *proto.Error) {
 			if err == nil && r.Code != 0 {
 				err = proto.AsError(proto.FromWire(r.Code, r.Message, r.RetryMs))
@@ -98,29 +101,25 @@ func (ses *session) send(id uint64, m *clientpb.SendMessage) {
 				Thread: m.Thread, Seq: r.Seq, TimeMs: r.TimeMs, ClientMsgId: m.ClientMsgId,
 			}}}))
 		}
-		if owner := thread.OwnerRange(); owner != h.rng {
-			h.relay(owner, &cellpb.RelayRequest{Body: &cellpb.RelayRequest_Append{Append: c}}, func(reply *cellpb.RelayReply, err *proto.Error) {
-				done(reply.GetResult(), err)
-			})
-			return
-		}
-		h.propose(&cellpb.Command{Body: &cellpb.Command_AppendMessage{AppendMessage: c}}, 100+len(c.Text.GetText()), done)
+		h.nameCard(c.Card, func(err *proto.Error) {
+			if err != nil {
+				ses.fail(id, err)
+				return
+			}
+			h.append(thread, c, done)
+		})
 	})
 }
 
-func checkMessage(m *clientpb.SendMessage) *proto.Error {
-	if _, err := proto.ClientMsgIDFromBytes(m.ClientMsgId); err != nil {
-		return proto.Errorf(proto.CodeBadRequest, "%v", err)
+// append hands a message to the range that orders its thread.
+func (h *host) append(thread proto.ThreadID, c *cellpb.AppendMessage, done func(*cellpb.Result, *proto.Error)) {
+	if owner := thread.OwnerRange(); owner != h.rng {
+		h.relay(owner, &cellpb.RelayRequest{Body: &cellpb.RelayRequest_Append{Append: c}}, func(reply *cellpb.RelayReply, err *proto.Error) {
+			done(reply.GetResult(), err)
+		})
+		return
 	}
-	switch text := m.GetText().GetText(); {
-	case text == "":
-		return proto.Errorf(proto.CodeBadRequest, "the message is empty")
-	case len(text) > proto.TextBytesMax:
-		return proto.Errorf(proto.CodeTooBig, "the text has %d bytes, the limit is %d: send it in parts", len(text), proto.TextBytesMax)
-	case !utf8.ValidString(text):
-		return proto.Errorf(proto.CodeBadRequest, "the text is not valid UTF-8")
-	}
-	return nil
+	h.propose(&cellpb.Command{Body: &cellpb.Command_AppendMessage{AppendMessage: c}}, appendBytes(c), done)
 }
 
 // takeToken applies the limit on the user's sends.
@@ -241,7 +240,7 @@ func (ses *session) history(id uint64, q *clientpb.ReadHistory) {
 		return
 	}
 	h := ses.host
-	read := &cellpb.ReadThread{Thread: q.Thread, User: uint64(ses.user.id), Before: q.Before, After: q.After, Limit: q.Limit}
+	read := &cellpb.ReadThread{Thread: q.Thread, User: uint64(ses.user.id), Before: q.Before, After: q.After, Limit: q.Limit, AtMs: q.AtMs}
 	done := func(events *cellpb.Events, err *proto.Error) {
 		if err != nil {
 			ses.fail(id, err)
@@ -290,6 +289,7 @@ func threadsFrame(id uint64, r *cellpb.ReadResult, last []*cellpb.LoggedUpdate) 
 		one := &clientpb.Thread{
 			Thread: t.Thread, LastSeq: t.Row.LastSeq, LastTimeMs: t.Row.LastTimeMs, ReadSeq: t.Row.ReadSeq,
 			Messages: t.Row.Messages, Unread: t.Row.Messages - min(t.Row.Messages, t.Row.ReadMessages), PeerName: t.Row.PeerName,
+			PeerDeliveredSeq: t.Row.PeerDelivered, PeerReadSeq: t.Row.PeerRead,
 		}
 		if last[i].Event != nil {
 			one.Last = wireEvent(t.Thread, t.Row.LastSeq, last[i].Event)
@@ -304,43 +304,4 @@ func threadsFrame(id uint64, r *cellpb.ReadResult, last []*cellpb.LoggedUpdate) 
 		out.Threads = append(out.Threads, one)
 	}
 	return encode(&clientpb.ServerFrame{Id: id, Body: &clientpb.ServerFrame_Threads{Threads: out}})
-}
-
-// markRead raises the caller's read mark. The count of messages at the mark
-// comes from the thread's owner, so that unread is a difference of counts.
-func (ses *session) markRead(id uint64, q *clientpb.MarkRead) {
-	thread, err := ses.memberThread(q.Thread)
-	if err != nil {
-		ses.fail(id, err)
-		return
-	}
-	h := ses.host
-	mark := func(messages uint64) {
-		c := &cellpb.MarkThread{User: uint64(ses.user.id), Thread: q.Thread, ReadSeq: q.Seq, ReadMessages: messages}
-		h.propose(&cellpb.Command{Body: &cellpb.Command_MarkThread{MarkThread: c}}, 60, func(r *cellpb.Result, err *proto.Error) {
-			if err == nil && r.Code != 0 {
-				err = proto.AsError(proto.FromWire(r.Code, r.Message, r.RetryMs))
-			}
-			if err != nil {
-				ses.fail(id, err)
-				return
-			}
-			ses.answer(encode(&clientpb.ServerFrame{Id: id, Body: &clientpb.ServerFrame_ReadMarked{
-				ReadMarked: &clientpb.ReadMarked{Thread: q.Thread, Seq: r.Seq},
-			}}))
-		})
-	}
-	refs := []*cellpb.EventRef{{Thread: q.Thread, Seq: q.Seq}}
-	count := func(found map[bodyKey]*cellpb.StoredEvent) { mark(found[bodyKey{q.Thread, q.Seq}].GetMessages()) }
-	if owner := thread.OwnerRange(); owner != h.rng {
-		h.readEvents(owner, refs, count)
-		return
-	}
-	h.read(&cellpb.LeadRead{Body: &cellpb.LeadRead_Events{Events: &cellpb.ReadEvents{Refs: refs}}}, func(r *cellpb.ReadResult, err *proto.Error) {
-		found := map[bodyKey]*cellpb.StoredEvent{}
-		if events := r.GetEvents().GetEvents(); err == nil && len(events) == 1 {
-			found[bodyKey{q.Thread, q.Seq}] = events[0]
-		}
-		count(found)
-	})
 }

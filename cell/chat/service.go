@@ -51,6 +51,11 @@ type Config struct {
 	MessagesPerSecond int
 	MessagesBurst     int
 
+	// PresenceRefresh is how often it is said again who is online; default
+	// [proto.PresenceRefresh]. How long it is believed, and how long a user may
+	// be without session before he is said to be gone, go with it.
+	PresenceRefresh time.Duration
+
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }
@@ -79,6 +84,9 @@ func New(cfg Config) *Service {
 	}
 	if cfg.MessagesBurst == 0 {
 		cfg.MessagesBurst = 500
+	}
+	if cfg.PresenceRefresh == 0 {
+		cfg.PresenceRefresh = proto.PresenceRefresh
 	}
 	s := &Service{
 		cfg: cfg, metrics: newMetrics(cfg.Registerer), tasks: make(chan struct{}, 64),

@@ -17,6 +17,7 @@ type hostedUser struct {
 	newest   uint64 // pts of the newest update known of
 	sessions []*session
 	limiter  *rate.Limiter
+	hidden   bool          // friends see no presence of his
 	asks     *rate.Limiter // of looking people up and changing contacts
 }
 
@@ -90,6 +91,7 @@ func (ses *session) admit(info *cellpb.UserInfo) *proto.Error {
 	u := ses.user
 	u.name = info.Profile.GetName()
 	u.newest = max(u.newest, info.Pts)
+	u.hidden = info.Profile.GetHidden()
 	if ses.authority < info.Profile.GetAuthorityVersion() {
 		return proto.Errorf(proto.CodeSessionEnded, "every login of %s was ended: log in again", u.name)
 	}
@@ -115,6 +117,7 @@ func (ses *session) resume(a *cellpb.AttachSession, info *cellpb.UserInfo) {
 		ses.attached = true
 		ses.sent = answer.ResumeFrom
 		ses.edge.send(&cellpb.HostFrame{Sessions: []uint64{ses.id}, Body: &cellpb.HostFrame_Attached{Attached: answer}}, 100)
+		ses.host.arrived(ses)
 		ses.catchUp()
 	}
 	resync := func(why string) {
@@ -170,6 +173,7 @@ func (ses *session) drop() {
 			break
 		}
 	}
+	ses.host.departed(ses)
 	if len(u.sessions) == 0 && ses.host.users[u.id] == u {
 		delete(ses.host.users, u.id)
 	}
@@ -230,15 +234,6 @@ func (h *host) releaseSessions(why *proto.Error) {
 			Code: uint32(why.Code), Message: why.Message,
 		}}}, 50+9*len(ids))
 	}
-}
-
-// confirm notes that a device has processed updates up to pts.
-func (ses *session) confirm(pts uint64) {
-	if !ses.subscribe || pts > ses.sent {
-		return
-	}
-	k := deviceKey{uint64(ses.user.id), ses.device}
-	ses.host.confirms[k] = max(ses.host.confirms[k], pts)
 }
 
 func (h *host) listSessions(user proto.EntityID, out *cellpb.SessionsReply) {

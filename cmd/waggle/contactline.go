@@ -20,6 +20,8 @@ type printer interface {
 // lineOfUpdate is the line of an update of any kind.
 func lineOfUpdate(u client.Update) printer {
 	switch {
+	case u.Mark != nil:
+		return markLineOf(u)
 	case u.Contact != nil:
 		return contactLine(u.Pts, u.Contact)
 	case u.Profile != nil:

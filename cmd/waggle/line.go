@@ -13,17 +13,19 @@ import (
 
 // eventLine is an update, or without pts a row of history.
 type eventLine struct {
-	Pts         string  `json:"pts,omitempty"`
-	Kind        string  `json:"kind"`
-	Thread      string  `json:"thread"`
-	Seq         string  `json:"seq"`
-	From        string  `json:"from"`
-	FromName    string  `json:"from_name"`
-	ClientMsgID string  `json:"client_msg_id"`
-	Time        string  `json:"time"`
-	Text        *string `json:"text,omitempty"`
-	Late        bool    `json:"late,omitempty"`         // after updates with a higher pts
-	BodyMissing bool    `json:"body_missing,omitempty"` // read it with `waggle history`
+	Pts         string      `json:"pts,omitempty"`
+	Kind        string      `json:"kind"`
+	Thread      string      `json:"thread"`
+	Seq         string      `json:"seq"`
+	From        string      `json:"from"`
+	FromName    string      `json:"from_name"`
+	ClientMsgID string      `json:"client_msg_id"`
+	Time        string      `json:"time"`
+	Text        *string     `json:"text,omitempty"`
+	Location    *placeLine  `json:"location,omitempty"`
+	Card        *sharedLine `json:"card,omitempty"`
+	Late        bool        `json:"late,omitempty"`         // after updates with a higher pts
+	BodyMissing bool        `json:"body_missing,omitempty"` // read it with `waggle history`
 
 	timeMS int64
 }
@@ -39,12 +41,7 @@ func lineOf(pts proto.Pts, e *clientpb.Event) eventLine {
 	if id, err := proto.ClientMsgIDFromBytes(e.GetClientMsgId()); err == nil {
 		l.ClientMsgID = id.String()
 	}
-	if e.GetText() != nil {
-		text := e.GetText().GetText()
-		l.Kind, l.Text = "message", &text
-	} else if l.BodyMissing {
-		l.Kind = "message"
-	}
+	l.content(e)
 	return l
 }
 
@@ -57,12 +54,13 @@ func (l eventLine) print(w io.Writer, json bool) error {
 	if from == "" {
 		from = "user " + l.From
 	}
-	text := "(of a kind this program does not know)"
+	text, known := l.words()
 	switch {
-	case l.Text != nil:
-		text = *l.Text
+	case known:
 	case l.BodyMissing:
 		text = "(the text cannot be had just now: waggle history " + l.Thread + ")"
+	default:
+		text = "(of a kind this program does not know)"
 	}
 	if l.Late {
 		text += " (late)"

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
@@ -21,9 +22,9 @@ import (
 const sendsInFlight = 4096
 
 func (a *app) send() *cobra.Command {
-	var stdin bool
+	var f sendFlags
 	cmd := &cobra.Command{
-		Use: "send T TEXT | send T --stdin", Short: "send a message, or one per line", Args: args(1, 2),
+		Use: "send T TEXT | send T --stdin | send T --location LAT,LON[,NAME] | send T --card U", Short: "send a message, or one per line", Args: args(1, 2),
 		Long: fmt.Sprintf("Sends TEXT to T (a user name, an id, d/… or g/…), or each line of standard input as\n"+
 			"a message, in order and without waiting in between. Prints each acknowledgement,\n"+
 			"in order; status 0 says that all were stored. Empty lines are skipped. A line\n"+
@@ -31,25 +32,16 @@ func (a *app) send() *cobra.Command {
 		Example: "  waggle send bob 'hello'\n  seq 1 1000 | waggle send bob --stdin -o json",
 	}
 	p := a.personFlags(cmd)
-	cmd.Flags().BoolVar(&stdin, "stdin", false, "send each line of standard input")
+	cmd.Flags().BoolVar(&f.stdin, "stdin", false, "send each line of standard input")
+	cmd.Flags().StringVar(&f.location, "location", "", "send a place: `LAT,LON[,NAME]` in degrees")
+	cmd.Flags().StringVar(&f.card, "card", "", "send the card of user `U`")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		t, err := parseTarget(args[0])
 		if err != nil {
 			return err
 		}
-		var in io.Reader = a.in
-		switch {
-		case stdin && len(args) == 2:
-			return usagef("give a TEXT or --stdin, not both")
-		case !stdin && len(args) == 1:
-			return usagef("a TEXT is missing, or --stdin: waggle %s", usageOf(cmd))
-		case !stdin:
-			if err := checkText([]byte(args[1])); err != nil {
-				return usagef("the text %w", err)
-			}
-			if args[1] == "" {
-				return usagef("the text is empty")
-			}
+		if err := f.check(args, usageOf(cmd)); err != nil {
+			return err
 		}
 		s, err := p.connect(cmd.Context(), nil)
 		if err != nil {
@@ -60,11 +52,15 @@ func (a *app) send() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if stdin {
+		if f.stdin {
 			w := &sender{a: a, json: p.json(), thread: thread, post: s.post, explain: s.failed}
-			return w.run(cmd.Context(), in)
+			return w.run(cmd.Context(), a.in)
 		}
-		pending, err := s.post(thread, args[1])
+		m, err := s.message(cmd.Context(), thread, strings.Join(args[1:], ""), f)
+		if err != nil {
+			return err
+		}
+		pending, err := s.PostBody(m)
 		if err != nil {
 			return s.failed(err)
 		}

@@ -86,6 +86,9 @@ func (t *tailer) run(ctx context.Context, s *session) error {
 		if errors.Is(err, client.ErrClosed) || err == nil {
 			err = errors.New("the connection has ended")
 		}
+		if proto.CodeOf(err) == proto.CodeDisplaced {
+			t.displaced(err)
+		}
 		err = &statusError{statusFailed, explain(s.server, err)}
 	}
 	s.cancel()

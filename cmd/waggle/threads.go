@@ -19,14 +19,16 @@ const historyMax = 1_000_000
 
 // threadLine is a thread in `threads ls`.
 type threadLine struct {
-	Thread   string     `json:"thread"`
-	PeerName string     `json:"peer_name"` // direct threads
-	LastSeq  string     `json:"last_seq"`
-	LastTime string     `json:"last_time"`
-	ReadSeq  string     `json:"read_seq"`
-	Unread   uint64     `json:"unread"`
-	Messages uint64     `json:"messages"`
-	Last     *eventLine `json:"last"` // null where its owner cannot be reached
+	Thread           string     `json:"thread"`
+	PeerName         string     `json:"peer_name"` // direct threads
+	LastSeq          string     `json:"last_seq"`
+	LastTime         string     `json:"last_time"`
+	ReadSeq          string     `json:"read_seq"`
+	Unread           uint64     `json:"unread"`
+	Messages         uint64     `json:"messages"`
+	PeerDeliveredSeq string     `json:"peer_delivered_seq"` // direct threads: how far the other side got
+	PeerReadSeq      string     `json:"peer_read_seq"`
+	Last             *eventLine `json:"last"` // null where its owner cannot be reached
 
 	lastMS int64
 }
@@ -35,6 +37,7 @@ func threadOf(t *clientpb.Thread) threadLine {
 	l := threadLine{
 		Thread: t.GetThread(), PeerName: t.GetPeerName(), LastSeq: decimal(t.GetLastSeq()), LastTime: jsonTime(t.GetLastTimeMs()),
 		ReadSeq: decimal(t.GetReadSeq()), Unread: t.GetUnread(), Messages: t.GetMessages(), lastMS: t.GetLastTimeMs(),
+		PeerDeliveredSeq: decimal(t.GetPeerDeliveredSeq()), PeerReadSeq: decimal(t.GetPeerReadSeq()),
 	}
 	if t.GetLast() != nil {
 		last := lineOf(0, t.GetLast())
@@ -88,10 +91,11 @@ func threadColumns() []column[threadLine] {
 		{"UNREAD", false, func(t threadLine) string { return decimal(t.Unread) }},
 		{"LAST", false, func(t threadLine) string { return time.UnixMilli(t.lastMS).Format(time.DateTime) }},
 		{"TEXT", false, func(t threadLine) string {
-			if t.Last == nil || t.Last.Text == nil {
+			if t.Last == nil {
 				return ""
 			}
-			return preview(oneLine(harmless(*t.Last.Text)), 40)
+			text, _ := t.Last.words()
+			return preview(oneLine(harmless(text)), 40)
 		}},
 	}
 }
@@ -106,19 +110,19 @@ func preview(text string, n int) string {
 }
 
 func (a *app) history() *cobra.Command {
-	var limit int
-	var before uint64
+	var f historyFlags
 	cmd := &cobra.Command{
 		Use: "history T", Short: "print a conversation, oldest first", Args: args(1, 1),
-		Long:    "Prints the newest messages of T (a user name, an id, d/… or g/…), or those before\n--before, oldest first.",
-		Example: "  waggle history bob --limit 10",
+		Long: "Prints the newest messages of T (a user name, an id, d/… or g/…), or those before\n" +
+			"--before, oldest first. With --after or --at it begins there and goes forwards.",
+		Example: "  waggle history bob --limit 10\n  waggle history bob --at '2h ago'",
 	}
 	p := a.personFlags(cmd)
-	cmd.Flags().IntVar(&limit, "limit", proto.PageDefault, "at most `N` messages")
-	cmd.Flags().Uint64Var(&before, "before", 0, "only those before `SEQ`")
+	f.add(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if limit < 1 || limit > historyMax {
-			return usagef("--limit %d: from 1 to %d", limit, historyMax)
+		q, err := f.query(time.Now())
+		if err != nil {
+			return err
 		}
 		t, err := parseTarget(args[0])
 		if err != nil {
@@ -129,8 +133,7 @@ func (a *app) history() *cobra.Command {
 			return err
 		}
 		defer s.close()
-		thread, err := s.threadOf(cmd.Context(), t)
-		if err != nil {
+		if q.Thread, err = s.threadOf(cmd.Context(), t); err != nil {
 			return err
 		}
 		page := func(q *clientpb.ReadHistory) (events []*clientpb.Event, more bool, err error) {
@@ -140,7 +143,7 @@ func (a *app) history() *cobra.Command {
 			})
 			return events, more, err
 		}
-		events, err := readBack(page, &clientpb.ReadHistory{Thread: thread, Before: before}, limit)
+		events, err := readPart(page, q, f.limit)
 		if err != nil {
 			return err
 		}

@@ -130,6 +130,11 @@ func (s *Session) Attached(a *cellpb.Attached) {
 	first := s.phase == greeted
 	s.phase = welcomed
 	s.attempt = a.Attempt
+	if first && s.subscribe && !s.fromStored && !a.Resync && s.incarnation != "" {
+		// The Hello named the last update the device has processed: its
+		// confirmation may have been lost with the connection before.
+		s.confirmed = a.ResumeFrom
+	}
 	if string(a.Incarnation) != s.incarnation {
 		s.incarnation = string(a.Incarnation)
 	}

@@ -95,6 +95,9 @@ func (s *Session) Frame(b []byte) {
 			HeartbeatAck: &clientpb.HeartbeatAck{Pts: s.newest, ServerTimeMs: now.UnixMilli()}}}))
 	case *clientpb.ClientFrame_Logout:
 		s.endLocked(proto.Errorf(proto.CodeLoggedOut, "logged out"))
+	case *clientpb.ClientFrame_Typing:
+		// No answer, so it is not kept: between attaches it is lost.
+		s.link.Request(s.attempt, append([]byte(nil), b...))
 	case *clientpb.ClientFrame_Confirm:
 		s.confirmLocked(body.Confirm.Pts)
 	default:

@@ -99,7 +99,11 @@ func (s *Session) Response(frame []byte) {
 		return
 	}
 	if id == 0 {
-		s.sendLocked(frame)
+		// Presence and typing are soon old: a client that reads slowly does
+		// without.
+		if code != 0 || !s.slow {
+			s.sendLocked(frame)
+		}
 		return
 	}
 	for i := range s.pending {

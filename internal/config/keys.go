@@ -123,6 +123,7 @@ func roleKeys() []Key {
 		{Name: "cell.disk_spare_bytes", Help: "Writes are refused while the disk has less free than this, bytes; -1: never.", Roles: cell, Default: int64(64 << 20)},
 		{Name: "cell.messages_per_second", Help: "Sends of one user; -1: no limit.", Roles: cell, Default: 100},
 		{Name: "cell.messages_burst", Help: "Sends of one user at once.", Roles: cell, Default: 500},
+		{Name: "cell.presence_refresh_ms", Help: "How often it is said again who is online, ms. One whose host has died is taken for gone after 2.5 times as long. The same in every cell.", Roles: cell, Default: 10_000},
 
 		{Name: "chat.direct_from", Help: "Who may write to whom in direct threads: anyone who is not blocked, or friends only. Each user can narrow anyone to friends for himself. The same in every cell.",
 			Roles: cell, Default: "anyone"},

@@ -101,6 +101,7 @@ type CellConfig struct {
 	DiskSpareBytes    int64    `koanf:"disk_spare_bytes"`    // refuse writes below this much free space; default 64 MiB
 	MessagesPerSecond int      `koanf:"messages_per_second"` // per user; default 100, -1: no limit
 	MessagesBurst     int      `koanf:"messages_burst"`      // per user; default 500
+	PresenceRefreshMs int      `koanf:"presence_refresh_ms"` // how often it is said again who is online; default 10,000
 }
 
 // ChatConfig is read by cell nodes: what people may do.

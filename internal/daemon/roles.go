@@ -180,7 +180,7 @@ func newCell(cfg Config, env Env) (*Daemon, error) {
 		Engine: engine.Config{
 			CacheBytes: cfg.Cell.CacheBytes, MemtableBytes: cfg.Cell.MemtableBytes, DiskSpareBytes: cfg.Cell.DiskSpareBytes,
 		},
-		MessagesPerSecond: cfg.Cell.MessagesPerSecond, MessagesBurst: cfg.Cell.MessagesBurst, DirectFrom: cfg.Chat.DirectFrom,
+		MessagesPerSecond: cfg.Cell.MessagesPerSecond, MessagesBurst: cfg.Cell.MessagesBurst, PresenceRefresh: time.Duration(cfg.Cell.PresenceRefreshMs) * time.Millisecond, DirectFrom: cfg.Chat.DirectFrom,
 	}, cell.Deps{
 		Cluster: m.cluster, Listener: m.listener, ServerOptions: m.serverOptions(), ClientTLS: m.certs.ClientTLS,
 		Logger: env.Logger, Registerer: prometheus.WrapRegistererWith(prometheus.Labels{"node": cfg.Node}, env.registry),

@@ -50,7 +50,8 @@ type Seen struct {
 	Pts    proto.Pts
 	// Placed and Resynced only: the life of the update log Pts counts in.
 	Incarnation string
-	// Update and Body only. Text is 0 where the body was missing.
+	// Update and Body only. Text is 0 where the body was missing. Thread is
+	// empty for an update that is no event of a thread, such as a mark.
 	Thread string
 	Seq    proto.Seq
 	ID     proto.ClientMsgID

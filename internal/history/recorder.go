@@ -1,6 +1,7 @@
 package history
 
 import (
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -119,7 +120,8 @@ func (p Post) Failed(err error) {
 	p.r.h.Failed = append(p.r.h.Failed, Failed{Number: p.number, Error: err.Error()})
 }
 
-// Received records an update. It fits the client's OnUpdate.
+// Received records an update; e is nil for one that is no event of a thread,
+// such as a mark. It fits the client's OnUpdate.
 func (d *DeviceRecorder) Received(pts proto.Pts, e *clientpb.Event) { d.event(Update, pts, e) }
 
 // BodyReceived records the event of an update that came without body. It fits
@@ -127,11 +129,11 @@ func (d *DeviceRecorder) Received(pts proto.Pts, e *clientpb.Event) { d.event(Up
 func (d *DeviceRecorder) BodyReceived(pts proto.Pts, e *clientpb.Event) { d.event(Body, pts, e) }
 
 func (d *DeviceRecorder) event(kind SeenKind, pts proto.Pts, e *clientpb.Event) {
-	s := Seen{Device: d.device, Kind: kind, Pts: pts, Seq: proto.Seq(e.Seq), Text: textOf(e)}
-	copy(s.ID[:], e.ClientMsgId)
+	s := Seen{Device: d.device, Kind: kind, Pts: pts, Seq: proto.Seq(e.GetSeq()), Text: textOf(e)}
+	copy(s.ID[:], e.GetClientMsgId())
 	d.r.mu.Lock()
 	defer d.r.mu.Unlock()
-	s.Thread = d.r.internLocked(e.Thread)
+	s.Thread = d.r.internLocked(e.GetThread())
 	d.r.h.Seen = append(d.r.h.Seen, s)
 }
 
@@ -160,8 +162,14 @@ func (d *DeviceRecorder) Settled(newest proto.Pts) {
 }
 
 func textOf(e *clientpb.Event) TextHash {
-	if e.GetText() == nil {
-		return 0
+	switch {
+	case e.GetText() != nil:
+		return HashText(e.GetText().GetText())
+	case e.GetLocation() != nil:
+		l := e.GetLocation()
+		return HashText(fmt.Sprint("location ", l.Latitude, l.Longitude, l.Name))
+	case e.GetCard() != nil:
+		return HashText(fmt.Sprint("card ", e.GetCard().User))
 	}
-	return HashText(e.GetText().GetText())
+	return 0
 }

@@ -64,7 +64,9 @@ func (c *checker) checkSeen() {
 			}
 			c.update(r, logs[key], s)
 		}
-		c.content(r, texts, s)
+		if s.Thread != "" {
+			c.content(r, texts, s)
+		}
 	}
 	c.checkSettled(logs, readers)
 }
@@ -103,6 +105,9 @@ func (c *checker) update(r *reader, log *userLog, s *Seen) {
 	if have, ok := log.rows[s.Pts]; ok && have != what {
 		c.violate(Violation{"I3", s.Thread, name, fmt.Sprintf("update %d of user %s is %s here and %s elsewhere",
 			s.Pts, s.Device.User, name, place(have.thread, have.seq))})
+	} else if s.Thread == "" {
+		log.rows[s.Pts] = what
+		return
 	} else if at, ok := log.pts[what]; ok && at != s.Pts {
 		c.violate(Violation{"I2", s.Thread, name, fmt.Sprintf("shown to %s as update %d and as update %d", s.Device, at, s.Pts)})
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -33,6 +34,34 @@ type person struct {
 	device *Device
 	record *history.DeviceRecorder
 	thread string
+	events atomic.Int64 // received
+
+	mu      sync.Mutex // guards the fields below
+	pts     proto.Pts  // of the last update recorded
+	settled bool       // marks that still follow are not recorded
+}
+
+// received records an update. Marks of what was received last may follow at
+// any time, so those after the end are left out.
+func (p *person) received(u client.Update) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.settled && u.Event == nil {
+		return
+	}
+	p.record.Received(u.Pts, u.Event)
+	p.pts = u.Pts
+	if u.Event != nil {
+		p.events.Add(1)
+	}
+}
+
+// settle ends the record of a device that has everything.
+func (p *person) settle() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.settled = true
+	p.record.Settled(p.pts)
 }
 
 // StartLoad makes pairs people in c1 and as many in c2 and lets each of them
@@ -61,7 +90,7 @@ func (c *Cluster) StartLoad(pairs, perSecond int) *Load {
 func (l *Load) join(u User, thread string, transport client.Transport) *person {
 	p := &person{record: l.recorder.Device(u.ID, u.Device), thread: thread}
 	p.device = l.c.Connect(u, transport, func(cfg *client.Config) {
-		cfg.OnUpdate = func(u client.Update) { p.record.Received(u.Pts, u.Event) }
+		cfg.OnUpdate = p.received
 		cfg.OnBody = func(u client.Update) { p.record.BodyReceived(u.Pts, u.Event) }
 		cfg.OnResync = func(r client.Resync) { p.record.Resynced(r.Incarnation, r.Pts) }
 	})
@@ -134,13 +163,12 @@ func (l *Load) Check() int {
 	}
 	for _, p := range l.people {
 		l.c.Until(fmt.Sprintf("%s has all %d messages", p.device.User.Name, posted[p.thread]), func() error {
-			if _, pts := p.device.Position(); int(pts) < posted[p.thread] {
-				return fmt.Errorf("has %d", pts)
+			if n := int(p.events.Load()); n < posted[p.thread] {
+				return fmt.Errorf("has %d", n)
 			}
 			return nil
 		})
-		_, pts := p.device.Position()
-		p.record.Settled(pts)
+		p.settle()
 	}
 	for i := 0; i < len(l.people); i += 2 {
 		l.recorder.Stored(l.c.History(l.people[i].device, l.people[i].thread)...)

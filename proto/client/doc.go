@@ -60,6 +60,47 @@
 // the highest pts, now and then; what was not confirmed comes again only if
 // the client asks for it by Hello.
 //
+// An update is an [Event] of a thread, a [Mark], a contact's change or a
+// friend's card. Only events have a seq in a thread; the others take a pts and
+// nothing else. A kind that a client does not know takes its pts too.
+//
+// # Messages
+//
+// A message is exactly one of text, location and shared card. The name on a
+// card is filled in by the server. A batch of messages is pipelined
+// SendMessages, each with its own answer, each naming the one before it.
+//
+// # Marks
+//
+// How far a member has got in a thread is a high-water mark: delivered, by
+// what any of his devices has confirmed, and read, by MarkRead. The other
+// member is told both, and the user's own devices what was read, by updates:
+// at most one of each kind per second, thread and member. What is asked by
+// MarkRead within a second of the last time is joined and answered at its end
+// with the mark as it stands. Read implies delivered, and whoever writes has
+// read: a message of the other side is a mark of both kinds, which no update
+// repeats. Marks never go back and never pass the last message;
+// Thread.peer_delivered_seq and peer_read_seq are where they stand. A Hello
+// with incarnation and pts confirms as Confirm does, so that a confirmation
+// that was lost is made up for.
+//
+// # History
+//
+// ReadHistory pages back from the newest row or from before, and forwards from
+// after or from at_ms: the first row of that time, found without reading what
+// lies before it. Times never go back within a thread.
+//
+// # Presence and typing
+//
+// Neither is stored, in order with updates, or sure to arrive; a client that
+// reads slowly does without. They are for friends only, and only for
+// connections that subscribe. After the Welcome every friend follows of whom
+// something is known, and then each change. A user is online while he has a
+// subscribing connection, and until about 2 s after the last one has ended. A
+// friend whose host has died is taken for gone after at most 30 s. A user who
+// hides his presence is offline to all, without a time, and not seen typing.
+// Typing is passed on at most every 2 s for each thread and holds for 5 s.
+//
 // # People
 //
 // What two people are to each other is decided by one range, that of their

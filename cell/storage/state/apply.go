@@ -91,9 +91,9 @@ func (m *Machine) applyCommand(term uint64, entry *cellpb.Entry, c *cellpb.Comma
 	case *cellpb.Command_RefreshDevice:
 		return m.refreshDevice(body.RefreshDevice)
 	case *cellpb.Command_ConfirmUpdates:
-		return m.confirmUpdates(body.ConfirmUpdates)
+		return m.confirmUpdates(body.ConfirmUpdates, out)
 	case *cellpb.Command_MarkThread:
-		return m.markThread(body.MarkThread)
+		return m.markThread(body.MarkThread, out)
 	case *cellpb.Command_ChangeContact:
 		return m.changeContact(body.ChangeContact, out)
 	case *cellpb.Command_EditContact:
@@ -129,8 +129,8 @@ func (m *Machine) appendMessage(c *cellpb.AppendMessage, out *cellpb.Applied) *c
 	}
 	event := &cellpb.StoredEvent{
 		From: c.From, ClientMsgId: c.ClientMsgId, FromName: c.FromName,
-		Body: &cellpb.StoredEvent_Text{Text: c.Text},
 	}
+	setBody(event, c)
 	seq := m.storeMessage(thread, event, c.ToName, out)
 	m.forgetOldSends(owner)
 	return &cellpb.Result{Seq: uint64(seq), TimeMs: event.TimeMs}
@@ -201,11 +201,8 @@ func (m *Machine) checkSend(thread proto.ThreadID, from proto.EntityID, id proto
 	if refusal := m.checkAge(id); refusal != nil {
 		return refusal
 	}
-	if c.Text == nil || len(c.Text.Text) == 0 {
-		return refusef(proto.CodeBadRequest, "the message is empty")
-	}
-	if len(c.Text.Text) > proto.TextBytesMax {
-		return refusef(proto.CodeTooBig, "the text has %d bytes, the limit is %d", len(c.Text.Text), proto.TextBytesMax)
+	if refusal := checkBody(c); refusal != nil {
+		return refusal
 	}
 	if refusal := m.checkSides(thread); refusal != nil {
 		return refusal
@@ -302,12 +299,13 @@ func (m *Machine) logMessage(thread proto.ThreadID, row *cellpb.MessageRow, even
 	if !u.exists {
 		return
 	}
-	u.pts++
-	update := &cellpb.StoredUpdate{Thread: row.Thread, Seq: row.Seq}
-	m.appendRow(engine.UpdateKey(user, u.pts), update)
-	out.Updates = append(out.Updates, &cellpb.LoggedUpdate{User: row.User, Pts: uint64(u.pts), Update: update, Event: event})
-
+	m.logUpdate(user, &cellpb.StoredUpdate{Thread: row.Thread, Seq: row.Seq, Own: row.Own}, out).Event = event
 	j := m.joinedThread(user, thread)
+	if !row.Own && thread.Direct() {
+		m.keepTail(u, thread, row.Seq)
+		// Whoever writes has read, and so has got it.
+		j.PeerRead, j.PeerDelivered = max(j.PeerRead, row.Seq), max(j.PeerDelivered, row.Seq)
+	}
 	if row.Seq > j.LastSeq {
 		j.LastSeq, j.LastTimeMs, j.Messages = row.Seq, row.TimeMs, row.Messages
 	}
@@ -316,6 +314,7 @@ func (m *Machine) logMessage(thread proto.ThreadID, row *cellpb.MessageRow, even
 	}
 	if row.Own && row.Seq > j.ReadSeq { // whoever writes has read
 		j.ReadSeq, j.ReadMessages = row.Seq, row.Messages
+		j.DeliveredSeq = max(j.DeliveredSeq, row.Seq)
 	}
 	m.appendRow(engine.ThreadKey(user, thread), j)
 }

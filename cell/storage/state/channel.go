@@ -86,6 +86,8 @@ func (m *Machine) takeRow(source proto.RangeID, row *cellpb.ChannelRow, out *cel
 			// From here on the source hears of every change by itself.
 			m.tellDirectFrom(user, source, out)
 		}
+	case *cellpb.ChannelRow_Mark:
+		m.takeMarkRow(body.Mark, out)
 	case *cellpb.ChannelRow_Contact:
 		m.takeContact(source, body.Contact, out)
 	case *cellpb.ChannelRow_Profile:

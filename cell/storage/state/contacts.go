@@ -225,11 +225,13 @@ func (m *Machine) logContact(row *cellpb.ContactRow, out *cellpb.Applied) (befri
 }
 
 // logUpdate writes the next update of a user of this range.
-func (m *Machine) logUpdate(user proto.EntityID, update *cellpb.StoredUpdate, out *cellpb.Applied) {
+func (m *Machine) logUpdate(user proto.EntityID, update *cellpb.StoredUpdate, out *cellpb.Applied) *cellpb.LoggedUpdate {
 	u := m.user(user)
 	u.pts++
 	m.appendRow(engine.UpdateKey(user, u.pts), update)
-	out.Updates = append(out.Updates, &cellpb.LoggedUpdate{User: uint64(user), Pts: uint64(u.pts), Update: update})
+	logged := &cellpb.LoggedUpdate{User: uint64(user), Pts: uint64(u.pts), Update: update}
+	out.Updates = append(out.Updates, logged)
+	return logged
 }
 
 // wireContact is a contact row as clients see it.

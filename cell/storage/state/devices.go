@@ -207,9 +207,3 @@ func (m *Machine) raiseAuthority(c *cellpb.RaiseAuthority) *cellpb.Result {
 	}
 	return &cellpb.Result{AuthorityVersion: p.AuthorityVersion}
 }
-
-// remove deletes a row that a later command may read by key.
-func (m *Machine) remove(key []byte) {
-	m.dirty[string(key)] = nil
-	m.fail(m.batch.Delete(key, nil))
-}

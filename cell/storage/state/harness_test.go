@@ -189,7 +189,7 @@ func (b *rig) read(q *cellpb.LeadRead) *cellpb.ReadResult {
 	return out
 }
 
-// updates is a user's whole log, as "thread#seq".
+// updates is a user's whole log, see updateName.
 func (b *rig) updates(user proto.EntityID) []string {
 	b.t.Helper()
 	var out []string
@@ -203,12 +203,26 @@ func (b *rig) updates(user proto.EntityID) []string {
 			if u.Pts != uint64(len(out)+1) {
 				b.t.Fatalf("user %s: update %d follows %d", user, u.Pts, len(out))
 			}
-			out = append(out, fmt.Sprintf("%s#%d", u.Update.Thread, u.Update.Seq))
+			out = append(out, updateName(u.Update))
 		}
 		if uint64(len(out)) == page.Pts {
 			return out
 		}
 	}
+}
+
+// updateName is "thread#seq" of a message, "read thread#seq by user" or
+// "delivered …" of a mark.
+func updateName(u *cellpb.StoredUpdate) string {
+	name := fmt.Sprintf("%s#%d", u.Thread, u.Seq)
+	if mark := u.GetMark(); mark != nil {
+		kind := "delivered"
+		if mark.Read {
+			kind = "read"
+		}
+		return fmt.Sprintf("%s %s by %d", kind, name, mark.User)
+	}
+	return name
 }
 
 func (b *rig) threadRow(user proto.EntityID, thread proto.ThreadID) *cellpb.JoinedThread {

@@ -43,6 +43,8 @@ type Machine struct {
 	channels map[proto.RangeID]*channelCounters
 	directs  map[proto.EntityID]*cellpb.DirectFromRow // of users of other ranges
 
+	longTails []*userCounters // above tailMax in the batch being built
+
 	buf []byte // scratch for marshalling
 }
 
@@ -50,6 +52,11 @@ type userCounters struct {
 	exists bool
 	pts    proto.Pts // the newest
 	log    *cellpb.UpdateLog
+
+	// The messages of others above tailFrom and above what was delivered. All
+	// rows of the batch being built are among them, for those no iterator sees.
+	tail     []tailRow
+	tailFrom proto.Pts
 
 	directFrom clientpb.DirectFrom // of the profile
 	changed    uint64
@@ -234,6 +241,7 @@ func (m *Machine) Commit() error {
 	m.batch = nil
 	m.committed = pb.CloneOf(m.state)
 	clear(m.dirty)
+	m.dropLongTails()
 	if len(m.users) > cacheRows || len(m.threads) > cacheRows || len(m.sent) > cacheRows || len(m.joined) > cacheRows || len(m.channels) > cacheRows || len(m.directs) > cacheRows {
 		m.forgetCaches()
 	}
@@ -320,10 +328,15 @@ func (m *Machine) appendRow(key []byte, v pb.Message) {
 	m.fail(m.batch.Set(key, m.buf, nil))
 }
 
+// newIter walks a span of the committed state.
+func (m *Machine) newIter(span engine.Span) (*pebble.Iterator, error) {
+	return m.db.NewIter(&pebble.IterOptions{LowerBound: span.Start, UpperBound: span.End})
+}
+
 // lastKey is the greatest key of a span in the committed state, nil if none.
 // Callers keep what they learn in a cache, which holds the batch's own rows.
 func (m *Machine) lastKey(span engine.Span, visit func(key, value []byte)) {
-	it, err := m.db.NewIter(&pebble.IterOptions{LowerBound: span.Start, UpperBound: span.End})
+	it, err := m.newIter(span)
 	if err != nil {
 		m.fail(err)
 		return

@@ -23,6 +23,9 @@ type model struct {
 	flying  []flight
 	counted [2]uint64 // what range i counted of the other's channel
 	trimmed [2]uint64 // of the channel from range i
+
+	confirmed map[proto.EntityID]uint64 // by any device
+	read      map[joinedKey]uint64      // by whom, what
 }
 
 type modelSend struct {
@@ -166,11 +169,15 @@ func (m *model) trim(from int) {
 func (m *model) step() {
 	i := m.draw(2, "range")
 	b := m.rigs[i]
-	switch m.draw(13, "action") {
+	switch m.draw(16, "action") {
 	case 0:
 		if len(m.users[i]) < 4 {
-			m.users[i] = append(m.users[i], b.addUser())
+			m.users[i] = append(m.users[i], m.addUser(b))
 		}
+	case 13, 14:
+		m.confirm(i)
+	case 15:
+		m.markRead(i)
 	case 1, 2, 3, 4:
 		m.send()
 	case 5:
@@ -260,19 +267,22 @@ func (m *model) checkUser(b *rig, user proto.EntityID) {
 			m.t.Fatalf("user %s, thread %s: row %v, want %d messages", user, thread, row, len(list))
 		}
 	}
-	if len(have) != total {
-		m.t.Fatalf("user %s has %d updates, want %d", user, len(have), total)
+	if messages := len(have) - m.checkMarks(b, user, have); messages != total {
+		m.t.Fatalf("user %s has %d messages in his log, want %d", user, messages, total)
 	}
 }
 
 func TestMachinesAgreeWithModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		m := &model{t: t, threads: map[proto.ThreadID][]proto.ClientMsgID{}, sent: map[proto.ClientMsgID]modelSend{}}
+		m := &model{
+			t: t, threads: map[proto.ThreadID][]proto.ClientMsgID{}, sent: map[proto.ClientMsgID]modelSend{},
+			confirmed: map[proto.EntityID]uint64{}, read: map[joinedKey]uint64{},
+		}
 		for i := range m.rigs {
 			b := newRig(t, proto.RangeID(i+1))
 			m.rigs[i] = b
 			defer func() { b.close() }()
-			m.users[i] = []proto.EntityID{b.addUser(), b.addUser()}
+			m.users[i] = []proto.EntityID{m.addUser(b), m.addUser(b)}
 		}
 		for range rapid.IntRange(1, 80).Draw(t, "steps") {
 			m.step()

@@ -154,24 +154,18 @@ func (v view) updates(q *cellpb.ReadUpdates, out *cellpb.ReadResult) error {
 		if err := pb.Unmarshal(it.Value(), update); err != nil {
 			return err
 		}
-		event, err := v.eventIfOwned(update.Thread, proto.Seq(update.Seq))
-		if err != nil {
-			return err
+		var event *cellpb.StoredEvent
+		if update.Body == nil { // the other kinds are complete
+			if event, err = v.eventIfOwned(update.Thread, proto.Seq(update.Seq)); err != nil {
+				return err
+			}
 		}
-		size += len(event.GetText().GetText()) + 100 + updateBytes(update) // about what it takes in a frame
+		size += eventBytes(event) + len(it.Value()) + 100 // about what it takes in a frame
 		out.Updates = append(out.Updates, &cellpb.LoggedUpdate{
 			User: q.User, Pts: engine.LastNumber(it.Key()), Update: update, Event: event,
 		})
 	}
 	return it.Error()
-}
-
-// updateBytes is what an update takes that carries its content itself.
-func updateBytes(update *cellpb.StoredUpdate) int {
-	if update.Body == nil {
-		return 0
-	}
-	return pb.Size(update)
 }
 
 // eventIfOwned reads an event of a thread this range owns; nil otherwise.
@@ -214,9 +208,9 @@ func (v view) thread(q *cellpb.ReadThread) (*cellpb.Events, error) {
 	if !v.rng.Contains(thread.Owner()) {
 		return nil, proto.Errorf(proto.CodeBadRequest, "thread %s is not owned by range %s", thread, v.rng)
 	}
-	forward := q.After > 0
+	forward := q.After > 0 || q.AtMs > 0
 	first, end := proto.Seq(0), ^proto.Seq(0)
-	if forward {
+	if q.After > 0 {
 		first = proto.Seq(q.After) + 1
 	}
 	if q.Before > 0 {
@@ -227,11 +221,18 @@ func (v view) thread(q *cellpb.ReadThread) (*cellpb.Events, error) {
 		return nil, err
 	}
 	defer it.Close()
+	out := new(cellpb.Events)
 	start, step := it.Last, it.Prev
 	if forward {
 		start, step = it.First, it.Next
 	}
-	out := new(cellpb.Events)
+	if q.AtMs > 0 {
+		seq, found, err := firstSince(it, thread, q.AtMs)
+		if err != nil || !found {
+			return out, err
+		}
+		start = func() bool { return it.SeekGE(engine.EventKey(thread, seq)) }
+	}
 	limit, size := page(q.Limit), 0
 	ok := start()
 	for ; ok && len(out.Events) < limit && size < proto.UpdatesBytesPerFrame; ok = step() {
@@ -239,7 +240,7 @@ func (v view) thread(q *cellpb.ReadThread) (*cellpb.Events, error) {
 		if err := pb.Unmarshal(it.Value(), event); err != nil {
 			return nil, err
 		}
-		size += len(event.GetText().GetText()) + 100
+		size += eventBytes(event) + 100
 		out.Events = append(out.Events, event)
 		out.Refs = append(out.Refs, &cellpb.EventRef{Thread: q.Thread, Seq: engine.LastNumber(it.Key())})
 	}
@@ -389,7 +390,7 @@ func (v view) channel(q *cellpb.ReadChannel) ([]*cellpb.ChannelRow, error) {
 				return nil, err
 			}
 		}
-		size += 100 + pb.Size(row)
+		size += 100 + len(it.Value()) + eventBytes(row.Event)
 		out = append(out, row)
 	}
 	return out, it.Error()
@@ -424,4 +425,9 @@ func page(limit uint32) int {
 		return proto.PageDefault
 	}
 	return int(min(limit, proto.PageMax))
+}
+
+// eventBytes is about what an event's body takes.
+func eventBytes(e *cellpb.StoredEvent) int {
+	return len(e.GetText().GetText()) + len(e.GetLocation().GetName()) + len(e.GetCard().GetName())
 }

@@ -28,6 +28,7 @@ func (m *Machine) user(id proto.EntityID) *userCounters {
 	m.lastKey(engine.TableSpan(id, engine.TagUpdate), func(key, _ []byte) {
 		u.pts = max(u.pts, proto.Pts(engine.LastNumber(key)))
 	})
+	u.tailFrom = u.pts // no row of the batch being built is the user's
 	m.users[id] = u
 	return u
 }
@@ -85,29 +86,6 @@ func (m *Machine) createUser(c *cellpb.CreateUser) *cellpb.Result {
 	return &cellpb.Result{User: uint64(id), Name: c.Name}
 }
 
-// confirmUpdates raises devices' high-water marks and trims what every
-// active device has.
-func (m *Machine) confirmUpdates(c *cellpb.ConfirmUpdates) *cellpb.Result {
-	for _, mark := range c.Marks {
-		user := proto.EntityID(mark.User)
-		if !m.rng.Contains(user) {
-			continue
-		}
-		key := engine.DeviceKey(user, mark.Device)
-		d := new(cellpb.Device)
-		u := m.user(user)
-		if mark.Pts > uint64(u.pts) || !m.get(key, d) || mark.Pts <= d.ConfirmedPts {
-			continue
-		}
-		d.ConfirmedPts = mark.Pts
-		m.put(key, d)
-		if mark.Pts >= u.log.Trimmed+2*updatesKept {
-			m.trimUpdates(user, u)
-		}
-	}
-	return &cellpb.Result{}
-}
-
 func (m *Machine) trimUpdates(user proto.EntityID, u *userCounters) {
 	confirmed := uint64(u.pts)
 	m.eachDevice(user, func(_ string, d *cellpb.Device) {
@@ -122,29 +100,4 @@ func (m *Machine) trimUpdates(user proto.EntityID, u *userCounters) {
 	m.fail(m.batch.DeleteRange(engine.UpdateKey(user, proto.Pts(u.log.Trimmed+1)), engine.UpdateKey(user, proto.Pts(upTo+1)), nil))
 	u.log.Trimmed = upTo
 	m.put(engine.EntityKey(user, engine.TagUpdateLog), u.log)
-}
-
-// markThread raises the user's own read mark.
-func (m *Machine) markThread(c *cellpb.MarkThread) *cellpb.Result {
-	user := proto.EntityID(c.User)
-	thread, err := proto.ParseThreadID(c.Thread)
-	if err != nil {
-		return refusef(proto.CodeBadRequest, "%v", err)
-	}
-	if !m.rng.Contains(user) || !thread.Has(user) {
-		return refusef(proto.CodeNotMember, "you are not a member of thread %s", thread)
-	}
-	j := m.joinedThread(user, thread)
-	if j.LastSeq == 0 {
-		return refusef(proto.CodeUnknownThread, "thread %s has no messages", thread)
-	}
-	readSeq, readMessages := c.ReadSeq, c.ReadMessages
-	if readSeq >= j.LastSeq {
-		readSeq, readMessages = j.LastSeq, j.Messages
-	}
-	if readSeq > j.ReadSeq {
-		j.ReadSeq, j.ReadMessages = readSeq, min(readMessages, j.Messages)
-		m.appendRow(engine.ThreadKey(user, thread), j)
-	}
-	return &cellpb.Result{Seq: j.ReadSeq}
 }
