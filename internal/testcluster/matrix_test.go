@@ -271,7 +271,7 @@ func TestMatrixShort(t *testing.T) {
 		byName[f.name] = f
 	}
 	for _, one := range []struct{ victim, fault string }{
-		{"storage leader", "cut link 5 s"}, {"chat host", "cut link 5 s"}, {"edge", "slow link 5 s"}, {"edge", "cut link 5 s"},
+		{"storage leader", "cut link 5 s"}, {"chat host", "stop 5 s"}, {"chat host", "cut link 5 s"}, {"edge", "slow link 5 s"},
 	} {
 		a.try(t, one.victim, byName[one.fault], 3)
 	}
