@@ -73,6 +73,9 @@ func (s *Server) Lead(stream grpc.BidiStreamingServer[cellpb.LeadBatch, cellpb.L
 	}
 	ctx, cancel := context.WithCancelCause(stream.Context())
 	defer cancel(nil)
+	if err := s.service.untilCallable(ctx, proto.NodeID(first.From)); err != nil {
+		return err
+	}
 	q := outqueue.New[*cellpb.LeadReply](outqueue.Limits{Size: leadQueue, BatchItems: leadBatch, BatchSize: leadBatch})
 	link := s.service.Connect(proto.NodeID(first.From), func(reply *cellpb.LeadReply) {
 		if !q.Put(reply, 1) {
@@ -86,6 +89,7 @@ func (s *Server) Lead(stream grpc.BidiStreamingServer[cellpb.LeadBatch, cellpb.L
 			return stream.Send(&cellpb.LeadReplyBatch{Replies: replies})
 		}))
 	})
+	wg.Go(func() { cancel(s.service.watchCallable(ctx, proto.NodeID(first.From))) })
 	defer wg.Wait()
 	defer cancel(nil)
 	received := make(chan error, 1)

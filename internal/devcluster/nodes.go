@@ -50,7 +50,7 @@ func (b *builder) config(n node) (daemon.Config, error) {
 	ports := b.shape.Ports[n.name]
 	c := daemon.Config{
 		Role: n.role, Node: n.name, Cluster: "dev", Mode: "embedded", DataDir: b.path(n.name),
-		Listen: ports.GRPC, Admin: ports.Admin,
+		Listen: ports.GRPC, Admin: ports.Admin, Advertise: ports.Via,
 		Log: daemon.LogConfig{Level: "warn"},
 	}
 	if err := b.etcdConfig(&c, n); err != nil {
@@ -67,8 +67,8 @@ func (b *builder) config(n node) (daemon.Config, error) {
 	case daemon.RoleControlPlane:
 		c.ControlPlane = daemon.ControlPlaneConfig{
 			Database: "sqlite:" + b.path("accounts.db"), Replicas: uint32(b.shape.Replicas), Cells: b.shape.Cells,
-			Redis: "redis://" + b.shape.Ports[serviceRedis].GRPC, MailFrom: mailFrom,
-			SMTP: "smtp://" + b.shape.Ports[serviceMail].GRPC + "?tls=none",
+			Redis: "redis://" + b.shape.Ports[serviceRedis].called(), MailFrom: mailFrom,
+			SMTP: "smtp://" + b.shape.Ports[serviceMail].called() + "?tls=none",
 		}
 	case daemon.RoleCell:
 		c.Cell = daemon.CellConfig{Name: n.cell, Roles: n.roles}
@@ -92,7 +92,7 @@ func (b *builder) etcdConfig(c *daemon.Config, n node) error {
 	}
 	ports := b.shape.Ports["etcd"]
 	c.Etcd = daemon.EtcdConfig{
-		Endpoints: []string{"https://" + ports.GRPC}, Cert: client.CertFile, Key: client.KeyFile, CA: b.etcd.CAFile(),
+		Endpoints: []string{"https://" + ports.called()}, Cert: client.CertFile, Key: client.KeyFile, CA: b.etcd.CAFile(),
 	}
 	if n.role != daemon.RoleEtcd {
 		return nil

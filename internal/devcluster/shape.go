@@ -45,6 +45,65 @@ type nodePorts struct {
 	Peer   string `json:"peer,omitempty"`  // etcd only
 	Client string `json:"edge,omitempty"`  // edges after the first
 	Plain  string `json:"plain,omitempty"` // edges after the first, with --plaintext
+	Via    string `json:"via,omitempty"`   // where others call GRPC, if not there: see [WriteVia]
+}
+
+// called is where others call the node.
+func (p nodePorts) called() string {
+	if p.Via != "" {
+		return p.Via
+	}
+	return p.GRPC
+}
+
+// WriteVia makes the shape of a new data directory in which nodes are called
+// by other addresses than those they listen at: proxies stand there, to try
+// bad links. Where a node listens tells [Listens] once the cluster runs.
+//
+// Errors: the directory has a shape already.
+func WriteVia(o Options, via map[string]string) error {
+	file := filepath.Join(o.DataDir, shapeFile)
+	if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("data directory: %s exists already", file)
+	}
+	s, err := loadShape(o)
+	if err != nil {
+		return err
+	}
+	for node, addr := range via {
+		s.Ports[node] = nodePorts{Via: addr}
+	}
+	return s.save(o.DataDir)
+}
+
+// Listens is the address at which a node of the data directory listens.
+func Listens(dir, node string) (string, error) {
+	raw, err := os.ReadFile(filepath.Join(dir, shapeFile))
+	if err != nil {
+		return "", fmt.Errorf("data directory: %w", err)
+	}
+	s := new(shape)
+	if err := json.Unmarshal(raw, s); err != nil {
+		return "", fmt.Errorf("data directory: %w", err)
+	}
+	addr := s.Ports[node].GRPC
+	if addr == "" {
+		return "", fmt.Errorf("data directory: node %q has no address yet", node)
+	}
+	return addr, nil
+}
+
+// Nodes are the names of the nodes that a cluster made by o consists of.
+func Nodes(o Options) ([]string, error) {
+	s, err := loadShape(o)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, n := range s.nodes(o.Procs) {
+		out = append(out, n.name)
+	}
+	return out, nil
 }
 
 // loadShape reads the directory's shape, or takes it from the options, and
@@ -163,7 +222,7 @@ func (s *shape) cellNodes(cell string) []node {
 func (s *shape) assignPorts(nodes []node) error {
 	taken := map[string]bool{}
 	for _, p := range s.Ports {
-		for _, a := range []string{p.GRPC, p.Admin, p.Peer, p.Client, p.Plain} {
+		for _, a := range []string{p.GRPC, p.Admin, p.Peer, p.Client, p.Plain, p.Via} {
 			taken[a] = true
 		}
 	}

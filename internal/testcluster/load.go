@@ -3,6 +3,7 @@ package testcluster
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -27,14 +28,16 @@ type Load struct {
 
 	mu       sync.Mutex // guards the fields below
 	failures []string
-	slowest  time.Duration
+	slowest  map[client.Transport]time.Duration
+	losses   map[client.Transport]int
 }
 
 type person struct {
-	device *Device
-	record *history.DeviceRecorder
-	thread string
-	events atomic.Int64 // received
+	device    *Device
+	transport client.Transport
+	record    *history.DeviceRecorder
+	thread    string
+	events    atomic.Int64 // received
 
 	mu      sync.Mutex // guards the fields below
 	pts     proto.Pts  // of the last update recorded
@@ -68,10 +71,14 @@ func (p *person) settle() {
 // write perSecond messages.
 func (c *Cluster) StartLoad(pairs, perSecond int) *Load {
 	c.t.Helper()
-	l := &Load{t: c.t, c: c, recorder: history.NewRecorder()}
+	l := &Load{
+		t: c.t, c: c, recorder: history.NewRecorder(),
+		slowest: map[client.Transport]time.Duration{}, losses: map[client.Transport]int{},
+	}
+	run := rand.N(1_000_000) // further loads of one cluster take other names
 	for i := range pairs {
-		ann := c.AddUser(fmt.Sprintf("load-a%d", i), "c1")
-		bob := c.AddUser(fmt.Sprintf("load-b%d", i), "c2")
+		ann := c.AddUser(fmt.Sprintf("a%d-%d", run, i), "c1")
+		bob := c.AddUser(fmt.Sprintf("b%d-%d", run, i), "c2")
 		thread := proto.DirectThread(ann.ID, bob.ID).String()
 		l.people = append(l.people, l.join(ann, thread, client.QUIC), l.join(bob, thread, client.TCP))
 	}
@@ -88,10 +95,17 @@ func (c *Cluster) StartLoad(pairs, perSecond int) *Load {
 }
 
 func (l *Load) join(u User, thread string, transport client.Transport) *person {
-	p := &person{record: l.recorder.Device(u.ID, u.Device), thread: thread}
+	p := &person{record: l.recorder.Device(u.ID, u.Device), thread: thread, transport: transport}
 	p.device = l.c.Connect(u, transport, func(cfg *client.Config) {
 		cfg.OnUpdate = p.received
 		cfg.OnBody = func(u client.Update) { p.record.BodyReceived(u.Pts, u.Event) }
+		cfg.OnState = func(s client.State, _ error) {
+			if s == client.Disconnected {
+				l.mu.Lock()
+				l.losses[transport]++
+				l.mu.Unlock()
+			}
+		}
 		cfg.OnResync = func(r client.Resync) { p.record.Resynced(r.Incarnation, r.Pts) }
 	})
 	return p
@@ -127,7 +141,7 @@ func (l *Load) write(ctx context.Context, number int, p *person, every time.Dura
 			}
 			post.Acked(sent.Seq, sent.Time, sent.ClientMsgID)
 			l.mu.Lock()
-			l.slowest = max(l.slowest, time.Since(due))
+			l.slowest[p.transport] = max(l.slowest[p.transport], time.Since(due))
 			l.mu.Unlock()
 		})
 	}
@@ -143,11 +157,23 @@ func (l *Load) fail(what string) {
 
 // Slowest is the longest wait for an acknowledgement since the last call.
 func (l *Load) Slowest() time.Duration {
+	return max(l.SlowestOn(client.TCP), l.SlowestOn(client.QUIC))
+}
+
+// SlowestOn is Slowest of one transport.
+func (l *Load) SlowestOn(transport client.Transport) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	d := l.slowest
-	l.slowest = 0
+	d := l.slowest[transport]
+	l.slowest[transport] = 0
 	return d
+}
+
+// Losses is how often clients of one transport have lost their connection.
+func (l *Load) Losses(transport client.Transport) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.losses[transport]
 }
 
 // Check ends the load, waits until everybody has everything, and judges the

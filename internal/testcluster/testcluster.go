@@ -47,6 +47,8 @@ type Cluster struct {
 	supervisor *exec.Cmd
 	died       <-chan struct{}
 
+	servers map[client.Transport]string // where clients connect instead; see StartLinked
+
 	conn  *grpc.ClientConn
 	verbs controlpb.OperatorClient
 }
@@ -386,6 +388,9 @@ func (c *Cluster) Connect(u User, transport client.Transport, change func(*clien
 	}
 	if transport == client.Plain {
 		cfg.Server = c.options.Plaintext
+	}
+	if addr := c.servers[transport]; addr != "" {
+		cfg.Server = addr
 	}
 	if change != nil {
 		change(&cfg)

@@ -51,6 +51,7 @@ type group struct {
 	offered    *incoming                // a received snapshot Raft has been told of
 	snapAfter  uint64                   // tick before which no snapshot is made
 	sending    int                      // snapshots queued or being sent
+	handedOver uint64                   // tick at which the leadership was last given away for want of space, 0: never
 
 	mu            sync.Mutex // guards the fields below
 	pub           published

@@ -402,6 +402,44 @@ func TestFullDiskRefusesProposals(t *testing.T) {
 	c.must(n, 1, "c")
 }
 
+// A leader whose disk is full gives its ranges to those who have room, those
+// at rest too, and does not get them back.
+func TestFullDiskHandsLeadershipOver(t *testing.T) {
+	full := map[proto.NodeID]bool{}
+	c := newCluster(t, 3, func(cfg *Config) {
+		self := cfg.Self
+		cfg.Space = func() error {
+			if full[self] {
+				return proto.Errorf(proto.CodeDiskFull, "the disk is full")
+			}
+			return nil
+		}
+	})
+	led := map[*testNode][]proto.RangeID{}
+	for r := proto.RangeID(1); r <= 5; r++ {
+		c.create(r)
+		leader := c.elect(r)
+		c.must(leader, r, "a")
+		led[leader] = append(led[leader], r)
+	}
+	busiest := c.nodes[0]
+	for n, ranges := range led {
+		if len(ranges) > len(led[busiest]) {
+			busiest = n
+		}
+	}
+	c.within(300, "rest", func() bool { return busiest.node.quietCount() == 5 })
+	full[busiest.id] = true
+	for _, r := range led[busiest] {
+		var next *testNode
+		c.within(60, "another leads", func() bool {
+			next = c.leader(r)
+			return next != nil && next != busiest
+		})
+		c.must(next, r, "b")
+	}
+}
+
 func TestMetricsRegister(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	c := newCluster(t, 1, func(cfg *Config) { cfg.Registerer = reg })

@@ -30,7 +30,7 @@ func (n *Node) tick() {
 	if n.ticks%uint64(n.cfg.TruncateTicks) == 0 {
 		n.truncate()
 	}
-	if n.ticks%20 == 1 {
+	if n.ticks%spaceTicks == 1 {
 		n.checkSpace()
 	}
 	n.metrics.quiet.Set(float64(n.quietCount()))
@@ -245,6 +245,9 @@ func (g *group) on(node proto.NodeID) bool {
 	return false
 }
 
+// spaceTicks is how often the disk is asked for room: every second.
+const spaceTicks = 10
+
 // checkSpace asks whether the disk has room, and tells proposers.
 func (n *Node) checkSpace() {
 	if n.cfg.Inline {
@@ -265,4 +268,7 @@ func (n *Node) setSpace(err error) {
 	n.mu.Lock()
 	n.space = err
 	n.mu.Unlock()
+	if err != nil {
+		n.handOver()
+	}
 }
