@@ -10,6 +10,7 @@ tool (
 
 require (
 	github.com/bufbuild/protocompile v0.14.1
+	github.com/rivo/uniseg v0.4.7
 	google.golang.org/protobuf v1.36.12
 )
 

@@ -85,6 +85,7 @@ func (a *app) root() *cobra.Command {
 			"  waggle status                               how it does\n" +
 			"  waggle accounts add ann --email ann@example.org\n" +
 			"  waggle login ann                            then, as ann:\n" +
+			"  waggle chat bob                             full-screen, or line by line:\n" +
 			"  waggle send bob 'hello'\n" +
 			"  waggle tail",
 		SilenceErrors: true, SilenceUsage: true,
@@ -109,7 +110,7 @@ func (a *app) root() *cobra.Command {
 	}
 	add(groupServers, a.dev(), a.start(), a.config(), a.certs(), a.version())
 	add(groupOperators, a.status(), a.cells(), a.nodes(), a.ranges(), a.edges(), a.users(), a.accounts())
-	add(groupPeople, a.register(), a.login(), a.logout(), a.devices(), a.totp(), a.send(), a.tail(), a.threads(), a.history(), a.read(), a.find(), a.friends(), a.profile())
+	add(groupPeople, a.register(), a.login(), a.logout(), a.devices(), a.totp(), a.chat(), a.send(), a.tail(), a.threads(), a.history(), a.read(), a.find(), a.friends(), a.profile())
 	return chooser(root)
 }
 
