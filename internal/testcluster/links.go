@@ -3,7 +3,6 @@
 package testcluster
 
 import (
-	"path/filepath"
 	"testing"
 
 	"github.com/waggle-im/waggle/client"
@@ -72,6 +71,3 @@ func (c *Cluster) In(t testing.TB) *Cluster {
 	inner.t = t
 	return &inner
 }
-
-// nodeDir is where a node keeps its data.
-func (c *Cluster) nodeDir(node string) string { return filepath.Join(c.options.DataDir, node) }
