@@ -1,6 +1,6 @@
 // Command termpicture draws what a terminal shows as an SVG file:
 //
-//	tmux capture-pane -e -p -t NAME | go run ./termpicture > ../docs/pictures/chat.svg
+//	tmux capture-pane -e -p -N -t NAME | go run ./termpicture > ../docs/pictures/chat.svg
 //
 // It knows the colours and attributes of SGR sequences, wide characters and
 // emoji; nothing else of what a terminal can do is in a capture.

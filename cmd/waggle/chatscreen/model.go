@@ -51,7 +51,7 @@ type Model struct {
 	scroll  int    // lines between the last one and the bottom of the screen
 	below   int    // messages that came while scrolled up
 	atTop   bool   // the first row known is in sight, as last drawn
-	newFrom uint64 // the read mark when the thread was opened
+	newFrom uint64 // the read mark when the thread was opened with unread messages
 	compose textarea.Model
 
 	lists   lists
@@ -63,7 +63,6 @@ type Model struct {
 
 	// How it is with the server.
 	link      client.State
-	linkErr   error
 	transport client.Transport
 	ended     error // for good
 	notice    string
@@ -183,7 +182,10 @@ func (m *Model) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 func (m *Model) fromServer(msg tea.Msg) tea.Cmd {
 	switch msg := msg.(type) {
 	case stateMsg:
-		m.link, m.linkErr = msg.state, msg.err
+		m.link = msg.state
+		if msg.state == client.Disconnected {
+			clear(m.store.presence) // it is told anew after the next login
+		}
 		if msg.state == client.Connected && m.srv != nil {
 			m.transport = m.srv.Transport()
 		}
@@ -271,7 +273,10 @@ func (m *Model) open(id string) tea.Cmd {
 		return nil
 	}
 	m.page, m.back = chatting, nil
-	m.thread, m.scroll, m.below, m.newFrom = id, 0, 0, t.readSeq
+	m.thread, m.scroll, m.below, m.newFrom = id, 0, 0, 0
+	if t.unread > 0 {
+		m.newFrom = t.readSeq
+	}
 	m.compose.SetValue(t.draft)
 	m.layout()
 	return tea.Batch(m.fill(), m.markRead())

@@ -41,6 +41,14 @@ func newTheme(dark bool) theme {
 	}
 }
 
+// count is a number of things.
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
 // row draws a line of a list.
 func (m *Model) row(s string, selected bool) string {
 	if selected {
@@ -124,7 +132,7 @@ func pad(lines []string, width, height int) []string {
 func (m *Model) header() string {
 	left := " waggle · " + oneLine(m.name)
 	if n := len(m.store.with(clientpb.Relation_RELATION_REQUEST_RECEIVED)); n > 0 {
-		left += fmt.Sprintf(" · %d wish to be friends (F2)", n)
+		left += fmt.Sprintf(" · %s (F2)", count(n, "friend request"))
 	}
 	unread := 0
 	for _, t := range m.store.threads {
@@ -147,7 +155,7 @@ func (m *Model) header() string {
 	default:
 		right = "◌ connecting"
 	}
-	line := between(left, right+" ", m.width)
+	line := between(left+" ", right+" ", m.width)
 	if m.link != client.Connected {
 		return m.theme.warn.Reverse(true).Render(line)
 	}
@@ -205,7 +213,14 @@ func (m *Model) chatView() ([]string, *tea.Cursor) {
 	var talk []string
 	var cursor *tea.Cursor
 	if t := m.current(); t == nil {
-		talk = []string{"", fit(" No conversation yet: F3 finds people, F2 shows your contacts.", right)}
+		hint := "No conversation yet: F3 finds people, F2 shows your contacts."
+		if len(m.store.threads) > 0 {
+			hint = "tab opens a conversation; F3 finds people."
+		}
+		talk = []string{""}
+		for _, line := range wrap(hint, right-2) {
+			talk = append(talk, " "+line)
+		}
 		talk = pad(talk, right, height)
 	} else {
 		compose := strings.Split(m.compose.View(), "\n")

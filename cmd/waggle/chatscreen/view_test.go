@@ -151,7 +151,7 @@ func TestRequestsAreSeen(t *testing.T) {
 	m := drawn(80, 24)
 	c := &clientpb.Contact{User: 99, Name: "carol", Relation: clientpb.Relation_RELATION_REQUEST_RECEIVED, Greeting: "we met at the fair"}
 	m.Update(updateMsg{client.Update{Contact: &clientpb.ContactEvent{Action: clientpb.ContactAction_CONTACT_ACTION_REQUEST, By: 99, Contact: c}}})
-	wantOnScreen(t, m, "carol asks to be friends", "1 wish to be friends")
+	wantOnScreen(t, m, "carol asks to be friends", "1 friend request (F2)")
 	m.Update(tea.KeyPressMsg{Code: tea.KeyF2})
 	wantOnScreen(t, m, "They ask to be friends (1)", "we met at", "a accept")
 }
