@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"encoding/binary"
 
 	"github.com/waggle-im/waggle/proto"
@@ -58,6 +59,11 @@ const (
 
 // Span is the keys from Start up to, not including, End.
 type Span struct{ Start, End []byte }
+
+// Has tells whether key is in the span.
+func (s Span) Has(key []byte) bool {
+	return bytes.Compare(key, s.Start) >= 0 && bytes.Compare(key, s.End) < 0
+}
 
 // Spans are the two spans of a range: its entities, then its local records.
 func Spans(r proto.RangeID) []Span {

@@ -22,6 +22,7 @@ var keptSeeds = []struct {
 	{seed: 1, nodes: 5, ranges: 20, why: "many ranges"},
 	{seed: 2, nodes: 7, ranges: 8, why: "many nodes"},
 	{seed: 3, nodes: 3, ranges: 4, why: "all nodes hold all ranges"},
+	{seed: 251114156, nodes: 7, ranges: 20, why: "ids forgotten and sent again within one batch"},
 }
 
 // shapeOf is the cluster a fresh seed is run on.

@@ -171,6 +171,30 @@ func TestClientMsgIDTimeBounds(t *testing.T) {
 	}
 }
 
+// Whether an id was forgotten before it comes again does not depend on where
+// batches are cut. (The simulation found that it did.)
+func TestForgettingDoesNotDependOnBatches(t *testing.T) {
+	for _, cuts := range []string{"...", "|..", ".|.", "||."} { // a commit after the first or second entry
+		b, thread := pair(t)
+		b.manual = true
+		c := message(thread, thread.Low, b.id(0))
+		b.must(b.entry(b.granted(appendCommand(c))))
+		if cuts[0] == '|' {
+			b.commit()
+		}
+		b.nowMs += 9 * 24 * time.Hour.Milliseconds()
+		b.must(b.entry(b.granted(appendCommand(message(thread, thread.High, b.id(0)))))) // makes the owner forget
+		if cuts[1] == '|' {
+			b.commit()
+		}
+		r := b.entry(b.granted(appendCommand(c))).Results[0]
+		b.commit()
+		if proto.Code(r.Code) != proto.CodeMessageTooOld {
+			t.Errorf("batches cut as %s: %v", cuts, r)
+		}
+	}
+}
+
 // After 7 days ids are forgotten; by then the message is too old to be taken
 // again. In between, whatever the moment, it is never stored twice.
 func TestForgottenIDsDoNotDouble(t *testing.T) {

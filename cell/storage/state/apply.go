@@ -258,7 +258,7 @@ func (m *Machine) forgetOldSends(owner proto.EntityID) {
 	var end [8]byte
 	binary.BigEndian.PutUint64(end[:], uint64(hour)*3_600_000<<16)
 	span := engine.TableSpan(owner, engine.TagSent)
-	m.fail(m.batch.DeleteRange(span.Start, append(bytes.Clone(span.Start), end[:6]...), nil))
+	m.removeRange(engine.Span{Start: span.Start, End: append(bytes.Clone(span.Start), end[:6]...)})
 }
 
 type messageTold struct {

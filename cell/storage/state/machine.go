@@ -34,6 +34,7 @@ type Machine struct {
 	state *cellpb.RangeState
 	batch *pebble.Batch
 	dirty map[string][]byte // point reads see what the batch will write
+	gone  []engine.Span     // and not what it will remove
 	err   error             // the first error of reading; Commit returns it
 
 	users    map[proto.EntityID]*userCounters
@@ -241,6 +242,7 @@ func (m *Machine) Commit() error {
 	m.batch = nil
 	m.committed = pb.CloneOf(m.state)
 	clear(m.dirty)
+	m.gone = nil
 	m.dropLongTails()
 	if len(m.users) > cacheRows || len(m.threads) > cacheRows || len(m.sent) > cacheRows || len(m.joined) > cacheRows || len(m.channels) > cacheRows || len(m.directs) > cacheRows {
 		m.forgetCaches()
@@ -284,6 +286,11 @@ func (m *Machine) get(key []byte, v pb.Message) bool {
 		}
 		return true
 	}
+	for _, span := range m.gone {
+		if span.Has(key) {
+			return false
+		}
+	}
 	found, err := read(m.db, key, v)
 	m.fail(err)
 	return found
@@ -310,6 +317,19 @@ func (m *Machine) put(key []byte, v pb.Message) {
 func (m *Machine) putRaw(key, raw []byte) {
 	m.dirty[string(key)] = raw
 	m.fail(m.batch.Set(key, raw, nil))
+}
+
+// removeRange deletes the rows of a span that later commands may read by key.
+// A command of the same batch must not read them any more, as one of the next
+// batch does not: where batches are cut differs between replicas.
+func (m *Machine) removeRange(span engine.Span) {
+	for key := range m.dirty {
+		if span.Has([]byte(key)) {
+			m.dirty[key] = nil
+		}
+	}
+	m.gone = append(m.gone, span)
+	m.fail(m.batch.DeleteRange(span.Start, span.End, nil))
 }
 
 // remove deletes a row that a later command may read by key.
