@@ -28,7 +28,8 @@ proto: ## generate the Go code of the .proto files
 fuzz: ## five minutes for each fuzz target
 	@deploy/dev/fuzz.sh 5m
 
-torture: ## the long forms of the tests that kill, stop and cut
+torture: ## the long forms of the tests that kill, stop and cut; writes torture-report.md
+	LONG_TESTS=1 TORTURE_REPORT=$(CURDIR)/torture-report.md $(GO) test -count=1 -timeout 2h -v -run MatrixLong ./internal/testcluster
 	LONG_TESTS=1 $(GO) test -count=3 -timeout 2h -v -run 'Promise1|Killed|Stopped|Away' ./internal/testcluster
 	LONG_TESTS=1 GOMAXPROCS=1 $(GO) test -count=1 -timeout 90m -v -run FreshSeeds ./cell/storage/sim
 
