@@ -158,7 +158,7 @@ func (c *Cluster) welcome(users []demoUser) {
 		fmt.Fprintf(&b, `
 Try, in other terminals:
 
-  bin/waggle login bob --profile /tmp/bob%s && bin/waggle tail --profile /tmp/bob
+  bin/waggle login bob --profile /tmp/bob%s && bin/waggle chat --profile /tmp/bob
   bin/waggle login ann --profile /tmp/ann%s && bin/waggle send bob "hello" --profile /tmp/ann
   bin/waggle status%s
 `, login, login, status)
