@@ -184,6 +184,11 @@ func (w *world) takeStreams() {
 		}
 		a.s.answer(a.ack)
 	}
+	if len(acks) > 0 {
+		// Whoever was answered goes on with the next copy at once: it must
+		// have begun before its node takes another step.
+		w.rest()
+	}
 }
 
 // carry brings a snapshot to its receiver: whole, broken off, or with a bit

@@ -125,6 +125,9 @@ func (w *world) live() {
 	if w.chance(6) {
 		pick(w, w.people).post()
 	}
+	if w.chance(4) {
+		pick(w, w.people).mingle()
+	}
 	w.chatter()
 	if w.chance(2) {
 		w.wakeLate()
@@ -256,6 +259,12 @@ func (d *device) take(u *cellpb.LoggedUpdate) {
 		return
 	}
 	d.pts++
+	if u.Update.Body != nil { // a mark, a contact
+		d.w.note("seen", d.user, d.name, u.Pts)
+		d.w.count("updates beside messages")
+		d.Received(d.pts, nil)
+		return
+	}
 	event := &clientpb.Event{Thread: u.Update.Thread, Seq: u.Update.Seq}
 	if u.Event == nil {
 		event.BodyMissing = true

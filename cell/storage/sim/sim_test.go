@@ -51,7 +51,7 @@ func TestKeptSeeds(t *testing.T) {
 	}
 	t.Log(total)
 	for what, least := range map[string]int{
-		"acknowledged": 500, "seen": 1000, "snapshot installed": 5, "power": 1, "start": 10, "granted": 50, "late refused": 20, "rows offered again": 5, "acknowledged again": 50,
+		"acknowledged": 500, "seen": 1000, "mingled": 1000, "updates beside messages": 500, "snapshot installed": 5, "power": 1, "start": 10, "granted": 50, "late refused": 20, "rows offered again": 5, "acknowledged again": 50,
 	} {
 		if total[what] < least {
 			t.Errorf("%d × %q, want at least %d: the runs prove too little", total[what], what, least)

@@ -279,10 +279,13 @@ func (w *world) next() {
 		n.step(tick)
 	}
 	w.complete()
-	time.Sleep(time.Millisecond) // all goroutines rest again, in the bubble's time
+	w.rest()
 	w.takeStreams()
 	w.complete()
 }
+
+// rest lets every goroutine go on until it waits, in the bubble's time.
+func (w *world) rest() { time.Sleep(time.Millisecond) }
 
 // complete runs what callbacks left, in the order of asking.
 func (w *world) complete() {
