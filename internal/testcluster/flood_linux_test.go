@@ -173,7 +173,7 @@ func (f *flood) storm(addr string, trusting *tls.Config) {
 // limits and thrown out by their deadlines; people who are logged in go on
 // chatting at nearly their usual pace.
 func TestFloodBeforeLogin(t *testing.T) {
-	rounds, each := 2, 3*time.Second
+	rounds, each := 1, 3*time.Second
 	if long() {
 		rounds, each = 6, 20*time.Second
 	}
