@@ -30,7 +30,8 @@ fuzz: ## five minutes for each fuzz target
 
 torture: ## the long forms of the tests that kill, stop and cut; writes torture-report.md
 	LONG_TESTS=1 TORTURE_REPORT=$(CURDIR)/torture-report.md $(GO) test -count=1 -timeout 2h -v -run MatrixLong ./internal/testcluster
-	LONG_TESTS=1 $(GO) test -count=3 -timeout 2h -v -run 'Promise1|Killed|Stopped|Away' ./internal/testcluster
+	LONG_TESTS=1 $(GO) test -count=3 -timeout 4h -v -run 'Promise1|Killed|Stopped|Away|EveryThread|SlowReaders|TwiceTheKnee|NothingBehind|Flood' ./internal/testcluster
+	LONG_TESTS=1 $(GO) test -count=1 -timeout 10m -v -run ADayOfHeartbeats ./edge
 	LONG_TESTS=1 GOMAXPROCS=1 $(GO) test -count=1 -timeout 90m -v -run FreshSeeds ./cell/storage/sim
 
 bench: build ## load the running cluster (make run) with 500 pairs for half a minute

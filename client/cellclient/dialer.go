@@ -34,6 +34,7 @@ type Directory interface {
 type Dialer struct {
 	directory Directory
 	clientTLS func(proto.NodeID) *tls.Config
+	options   []grpc.DialOption
 
 	mu    sync.Mutex // guards the fields below
 	conns map[proto.NodeID]*dialed
@@ -46,8 +47,9 @@ type dialed struct {
 
 // NewDialer makes a dialer. clientTLS gives the configuration that checks
 // that node really answers; nil means no TLS, for tests.
-func NewDialer(directory Directory, clientTLS func(proto.NodeID) *tls.Config) *Dialer {
-	return &Dialer{directory: directory, clientTLS: clientTLS, conns: map[proto.NodeID]*dialed{}}
+// Options are added to those of every connection.
+func NewDialer(directory Directory, clientTLS func(proto.NodeID) *tls.Config, options ...grpc.DialOption) *Dialer {
+	return &Dialer{directory: directory, clientTLS: clientTLS, options: options, conns: map[proto.NodeID]*dialed{}}
 }
 
 // Conn is the connection to node. It does not wait for it to be up. A node
@@ -70,11 +72,11 @@ func (d *Dialer) Conn(node proto.NodeID) (*grpc.ClientConn, error) {
 	if d.clientTLS != nil {
 		creds = credentials.NewTLS(d.clientTLS(node))
 	}
-	conn, err := grpc.NewClient("passthrough:///"+addr,
+	conn, err := grpc.NewClient("passthrough:///"+addr, append([]grpc.DialOption{
 		grpc.WithTransportCredentials(creds),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MessageBytesMax), grpc.MaxCallSendMsgSize(MessageBytesMax)),
-		grpc.WithInitialWindowSize(4<<20),
-		grpc.WithInitialConnWindowSize(8<<20),
+		grpc.WithInitialWindowSize(4 << 20),
+		grpc.WithInitialConnWindowSize(8 << 20),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			// A restarted node should be found at once, a dead one not
 			// hammered: nodes of one cluster are few and near.
@@ -82,7 +84,7 @@ func (d *Dialer) Conn(node proto.NodeID) (*grpc.ClientConn, error) {
 			MinConnectTimeout: time.Second,
 		}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 2 * time.Second}),
-	)
+	}, d.options...)...)
 	if err != nil {
 		return nil, fmt.Errorf("cellclient: dial %s at %s: %w", node, addr, err)
 	}

@@ -81,6 +81,18 @@ func (l *limiter) exempt(addr netip.Addr) bool {
 	return l.cfg.ExemptLoopback && addr.IsLoopback()
 }
 
+// suspicious tells whether a QUIC peer must prove that it has its address.
+func (l *limiter) suspicious(addr netip.Addr) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.total > quicRetryAbove {
+		return true
+	}
+	c := l.addresses[addr]
+	return c != nil && (c.halfOpen >= max(1, l.cfg.HalfOpenPerAddressMax/quicUnprovenShare) ||
+		c.fresh >= max(1, l.cfg.NewPerAddressPerSecondMax/quicUnprovenShare))
+}
+
 // halfOpen is the number of connections before login.
 func (l *limiter) halfOpen() int {
 	l.mu.Lock()

@@ -524,3 +524,48 @@ func TestLimiterPerSecond(t *testing.T) {
 		t.Fatalf("%d addresses are remembered, want 1", len(l.addresses))
 	}
 }
+
+// deafSocket sends and hears nothing, as one whose sender is forged.
+type deafSocket struct{ net.PacketConn }
+
+func (s deafSocket) ReadFrom(b []byte) (int, net.Addr, error) {
+	for {
+		if _, _, err := s.PacketConn.ReadFrom(b); err != nil {
+			return 0, nil, err
+		}
+	}
+}
+
+// A QUIC handshake counts from its first datagram on, and no longer than it
+// lasts. Whoever does not prove to have an address gets a share of its limit
+// only, so its owner can still connect.
+func TestUnfinishedQUICHandshakesCount(t *testing.T) {
+	const limit = 8
+	l := start(t, Config{HalfOpenPerAddressMax: limit, HandshakeTimeout: 500 * time.Millisecond}, &echo{})
+	udp, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	transport := &quic.Transport{Conn: deafSocket{udp}}
+	ctx, cancel := context.WithCancel(context.Background())
+	var dials sync.WaitGroup
+	defer func() { cancel(); dials.Wait(); _ = transport.Close(); _ = transport.Conn.Close() }()
+	for range 4 * limit {
+		dials.Go(func() {
+			if conn, err := transport.Dial(ctx, l.udp.LocalAddr(), clientTLS(proto.ALPN), nil); err == nil {
+				t.Error("a client that hears nothing is connected")
+				_ = conn.CloseWithError(0, "")
+			}
+		})
+	}
+	eventually(t, "unfinished handshakes count", func() bool { return l.Stats().HalfOpen == limit/quicUnprovenShare })
+	p := dial(t, l, "quic")
+	p.send(t, []byte("hello"))
+	p.expect(t, "hello")
+	if n := l.Stats().HalfOpen; n > limit/quicUnprovenShare {
+		t.Errorf("%d are half-open, more than unproven peers may hold", n)
+	}
+	cancel()
+	dials.Wait()
+	eventually(t, "nothing is half-open", func() bool { return l.Stats().HalfOpen == 0 })
+}

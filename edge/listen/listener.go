@@ -282,10 +282,18 @@ type halfOpen struct {
 	l        *Listener
 	addr     netip.Addr
 	deadline time.Time
+	ended    atomic.Bool
+
+	// untie, of a QUIC connection, lets it outlast its handshake.
+	untie func() bool
 }
 
-// end gives it back.
-func (h *halfOpen) end() { h.l.limiter.release(h.addr) }
+// end gives it back, once.
+func (h *halfOpen) end() {
+	if !h.ended.Swap(true) {
+		h.l.limiter.release(h.addr)
+	}
+}
 
 // endHalfOpen gives back what a connection holds, once.
 func endHalfOpen(held *atomic.Pointer[halfOpen]) {

@@ -21,6 +21,10 @@ const (
 	// readsPerWake bounds what one connection may have read and handled
 	// before the others get their turn: 4 × readBytes.
 	readsPerWake = 4
+	// unsentBytesMax bounds what the kernel holds for a peer that does not
+	// read, where it would take 2.5 MB and more. What is on its way does not
+	// count, so it bounds no speed.
+	unsentBytesMax = 128 << 10
 )
 
 // pollers share the parked connections; a connection stays with the poller it
@@ -109,6 +113,9 @@ func (ps *pollers) park(tcp *net.TCPConn, secure *parkedTLS, half *halfOpen, rem
 		half.end()
 		ps.l.log.Warn("parking failed", "remote", remote, "err", err)
 		return
+	}
+	if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, unsentBytesMax); err != nil {
+		ps.l.log.Warn("the kernel's queue of a connection is not bounded", "remote", remote, "err", err)
 	}
 	c := &parked{p: p, remote: remote, fd: int32(fd), fresh: secure == nil}
 	c.half.Store(half)

@@ -20,12 +20,20 @@ const (
 	// quicRetryAbove is the number of half-open connections from which a
 	// QUIC peer must first prove its address by a Retry.
 	quicRetryAbove = 1024
+	// quicUnprovenShare of an address's limits is what peers may use up that
+	// have not proved to have the address: datagrams with a forged sender must
+	// not keep its owner out.
+	quicUnprovenShare = 4
 )
+
+// quicHalfOpen is the key of a QUIC connection's [halfOpen] in its context.
+type quicHalfOpen struct{}
 
 func (l *Listener) listenQUIC() error {
 	l.transport = &quic.Transport{
 		Conn:                l.udp,
-		VerifySourceAddress: func(net.Addr) bool { return l.limiter.halfOpen() > quicRetryAbove },
+		VerifySourceAddress: func(from net.Addr) bool { return l.limiter.suspicious(remoteOf(from).Addr()) },
+		ConnContext:         l.admitQUIC,
 	}
 	if len(l.cfg.StatelessResetKey) == len(quic.StatelessResetKey{}) {
 		key := quic.StatelessResetKey(l.cfg.StatelessResetKey)
@@ -47,6 +55,21 @@ func (l *Listener) listenQUIC() error {
 	return nil
 }
 
+// admitQUIC counts a QUIC connection from its first datagram on: a handshake
+// that is never finished costs a goroutine and keys until its time is up. What
+// it holds of the limits ends with the handshake if that fails, else acceptQUIC
+// takes it over.
+func (l *Listener) admitQUIC(ctx context.Context, from *quic.ClientInfo) (context.Context, error) {
+	addr := remoteOf(from.RemoteAddr).Addr()
+	if err := l.limiter.acquire(addr, time.Now()); err != nil {
+		l.refused.Add(1)
+		return nil, err
+	}
+	half := &halfOpen{l: l, addr: addr, deadline: time.Now().Add(l.cfg.HelloTimeout)}
+	half.untie = context.AfterFunc(ctx, half.end)
+	return context.WithValue(ctx, quicHalfOpen{}, half), nil
+}
+
 func (l *Listener) acceptQUIC(ctx context.Context) {
 	for {
 		conn, err := l.quic.Accept(ctx)
@@ -57,12 +80,11 @@ func (l *Listener) acceptQUIC(ctx context.Context) {
 			return
 		}
 		remote := remoteOf(conn.RemoteAddr())
-		if err := l.limiter.acquire(remote.Addr(), time.Now()); err != nil {
-			l.refused.Add(1)
-			_ = conn.CloseWithError(quic.ApplicationErrorCode(proto.CodeOf(err)), err.Error())
-			continue
+		half, ok := conn.Context().Value(quicHalfOpen{}).(*halfOpen)
+		if !ok {
+			panic("listen: a QUIC connection that was not admitted")
 		}
-		half := &halfOpen{l: l, addr: remote.Addr(), deadline: time.Now().Add(l.cfg.HelloTimeout)}
+		half.untie()
 		l.tasks.Go(func() {
 			if conn.ConnectionState().TLS.NegotiatedProtocol != proto.ALPN {
 				half.end()

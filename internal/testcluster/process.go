@@ -58,6 +58,12 @@ func Executable(t testing.TB) string {
 // count.
 func StartProcesses(t testing.TB, o devcluster.Options) *Cluster {
 	t.Helper()
+	return StartConfigured(t, o, "")
+}
+
+// StartConfigured is [StartProcesses] with keys for all nodes, in YAML.
+func StartConfigured(t testing.TB, o devcluster.Options, yaml string) *Cluster {
+	t.Helper()
 	for _, addr := range []*string{&o.Listen, &o.Plaintext, &o.Admin} {
 		if *addr == "" {
 			*addr = FreeAddr(t)
@@ -72,6 +78,12 @@ func StartProcesses(t testing.TB, o devcluster.Options) *Cluster {
 	o.ReadyFile = filepath.Join(o.DataDir, "ready.json")
 	o.Procs = true
 	c := &Cluster{t: t, options: o, processes: true}
+	if yaml != "" {
+		c.config = filepath.Join(t.TempDir(), "nodes.yaml")
+		if err := os.WriteFile(c.config, []byte(yaml), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	c.StartSupervisor()
 	t.Cleanup(func() {
 		c.stopSupervisor()
@@ -106,6 +118,9 @@ func (c *Cluster) StartSupervisor() {
 	}
 	if c.options.SplitRoles {
 		args = append(args, "--split-roles")
+	}
+	if c.config != "" {
+		args = append(args, "--config", c.config)
 	}
 	cmd := exec.Command(Executable(c.t), args...)
 	out := new(bytes.Buffer)

@@ -45,6 +45,7 @@ type Cluster struct {
 	// Of a cluster of processes.
 	processes  bool
 	supervisor *exec.Cmd
+	config     string // a file of keys for all nodes
 	died       <-chan struct{}
 
 	servers map[client.Transport]string // where clients connect instead; see StartLinked
