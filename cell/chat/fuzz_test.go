@@ -17,8 +17,8 @@ import (
 // nowhereDirectory knows a second range, and no address of anybody.
 type nowhereDirectory struct{ routes *sharding.Map }
 
-func (d nowhereDirectory) Routes() *sharding.Map                  { return d.routes }
-func (d nowhereDirectory) NodeAddr(proto.NodeID) (string, bool)   { return "", false }
+func (d nowhereDirectory) Routes() *sharding.Map                 { return d.routes }
+func (d nowhereDirectory) NodeAddr(proto.NodeID) (string, bool)  { return "", false }
 func (d nowhereDirectory) CellNodes(proto.CellID) []proto.NodeID { return nil }
 
 // fuzzed is a service that hosts range 1 with one session of user 4096, driven

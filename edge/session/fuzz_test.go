@@ -55,8 +55,8 @@ func (k oneKey) PublicKey(string) (ed25519.PublicKey, bool) { return k.key, true
 
 type noDirectory struct{}
 
-func (noDirectory) Routes() *sharding.Map                  { return nil }
-func (noDirectory) NodeAddr(proto.NodeID) (string, bool)   { return "", false }
+func (noDirectory) Routes() *sharding.Map                 { return nil }
+func (noDirectory) NodeAddr(proto.NodeID) (string, bool)  { return "", false }
 func (noDirectory) CellNodes(proto.CellID) []proto.NodeID { return nil }
 
 // fuzzServer is a server whose router is never run: hosts are the test's to
