@@ -41,6 +41,7 @@ type Node struct {
 	peers      map[proto.NodeID]*peer
 	offers     []quietOffer
 	truncating bool
+	unsealed   bool          // the log was synced since the last tick
 	noSpace    error         // as of the last check
 	held       []snapshotJob // Inline only: begun when the step ends
 
