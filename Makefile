@@ -25,8 +25,8 @@ lint: ## formatting, vet, staticcheck, generated code
 proto: ## generate the Go code of the .proto files
 	cd tools && $(GO) run ./protogen -root ..
 
-fuzz: ## five minutes for each fuzz target
-	@deploy/dev/fuzz.sh 5m
+fuzz: ## five minutes, or FUZZ_TIME, for each fuzz target
+	@deploy/dev/fuzz.sh
 
 torture: ## the long forms of the tests that kill, stop and cut
 	LONG_TESTS=1 $(GO) test -count=3 -timeout 2h -v -run 'Promise1|Killed|Stopped|Away' ./internal/testcluster
