@@ -46,10 +46,12 @@ func TestADamagedTableIsNeverAnsweredInPart(t *testing.T) {
 		c := message(thread, low, b.id(0))
 		c.Text.Text = strings.Repeat(fmt.Sprint("text ", i, " "), 40)
 		b.must(b.entry(b.granted(appendCommand(c))))
-		other := proto.EntityID(2*proto.RangeEntities + uint64(i))
-		if th := proto.DirectThread(low, other); b.rng.Contains(th.Owner()) {
-			foreign = other.Range()
-			b.send(th, low, b.id(0))
+		for k := range 6 { // a channel of several blocks
+			other := proto.EntityID(2*proto.RangeEntities + 6*uint64(i) + uint64(k))
+			if th := proto.DirectThread(low, other); b.rng.Contains(th.Owner()) {
+				foreign = other.Range()
+				b.send(th, low, b.id(0))
+			}
 		}
 	}
 	b.do(login(low, "phone", "n"))
