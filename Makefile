@@ -25,8 +25,8 @@ lint: ## formatting, vet, staticcheck, generated code
 proto: ## generate the Go code of the .proto files
 	cd tools && $(GO) run ./protogen -root ..
 
-fuzz: ## five minutes for each fuzz target
-	@deploy/dev/fuzz.sh 5m
+fuzz: ## five minutes, or FUZZ_TIME, for each fuzz target
+	@deploy/dev/fuzz.sh
 
 torture: ## the long forms of the tests that kill, stop and cut; writes torture-report.md
 	LONG_TESTS=1 TORTURE_REPORT=$(CURDIR)/torture-report.md $(GO) test -count=1 -timeout 2h -v -run MatrixLong ./internal/testcluster

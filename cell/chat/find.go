@@ -209,7 +209,9 @@ func (ses *session) addRelations(cards []*clientpb.Card, done func()) {
 	}
 	ses.host.ownContacts(ses.user.id, users, func(r *cellpb.ReadResult, _ *proto.Error) {
 		for _, c := range r.GetContacts() {
-			byID[c.User].Relation = c.Relation
+			if card := byID[c.User]; card != nil {
+				card.Relation = c.Relation
+			}
 		}
 		done()
 	})

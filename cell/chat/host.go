@@ -3,6 +3,7 @@ package chat
 import (
 	"time"
 
+	"github.com/waggle-im/waggle/client/cellclient"
 	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
 )
@@ -69,8 +70,9 @@ type waitingCommand struct {
 
 // asked is one request to the leader.
 type asked struct {
-	batch []*waitingCommand
-	read  func(*cellpb.ReadResult, *proto.Error)
+	batch    []*waitingCommand
+	question *cellpb.LeadRead
+	read     func(*cellpb.ReadResult, *proto.Error)
 }
 
 func newHost(s *Service, sh *shard, leader Leader, g *cellpb.Granted) *host {
@@ -171,7 +173,7 @@ func (h *host) read(q *cellpb.LeadRead, done func(*cellpb.ReadResult, *proto.Err
 		done(nil, h.gone("closed"))
 		return
 	}
-	h.ask(asked{read: done}, &cellpb.LeadRequest{Body: &cellpb.LeadRequest_Read{Read: q}})
+	h.ask(asked{question: q, read: done}, &cellpb.LeadRequest{Body: &cellpb.LeadRequest_Read{Read: q}})
 }
 
 func (h *host) ask(a asked, req *cellpb.LeadRequest) {
@@ -190,13 +192,24 @@ func (h *host) replied(reply *cellpb.LeadReply) {
 	if a.batch != nil {
 		h.inFlight--
 	}
-	switch body := reply.Body.(type) {
-	case *cellpb.LeadReply_Applied:
-		h.applied(a.batch, body.Applied)
-	case *cellpb.LeadReply_Read:
-		a.read(body.Read, nil)
-	case *cellpb.LeadReply_Refused:
-		err := proto.AsError(proto.FromWire(body.Refused.Code, body.Refused.Message, body.Refused.RetryMs))
+	if refused := reply.GetRefused(); refused == nil {
+		var err error
+		if a.batch != nil {
+			err = cellclient.CheckApplied(reply.GetApplied())
+		} else {
+			err = cellclient.CheckRead(a.question, reply.GetRead())
+		}
+		switch {
+		case err != nil:
+			h.s.cfg.Logger.Error("the leader's answer is malformed", "range", h.rng, "err", err)
+			a.fail(proto.AsError(err))
+		case a.batch != nil:
+			h.applied(a.batch, reply.GetApplied())
+		default:
+			a.read(reply.GetRead(), nil)
+		}
+	} else {
+		err := proto.AsError(proto.FromWire(refused.Code, refused.Message, refused.RetryMs))
 		a.fail(err)
 		if err.Code.Class() == proto.ClassRetryElsewhere {
 			// The leader has gone or has granted another: it will not come

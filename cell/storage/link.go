@@ -4,6 +4,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2"
+
 	"github.com/waggle-im/waggle/cell/storage/state"
 	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
@@ -106,7 +108,7 @@ func (l *Link) propose(req *cellpb.LeadRequest, p *cellpb.Proposal) {
 		// The leader's clock, not the host's: one clock per range moves its
 		// time, which never goes back.
 		Range: req.Range, Epoch: req.Epoch, TimeMs: time.Now().UnixMilli(), Commands: p.Commands,
-		Grant: &cellpb.GrantRef{Term: req.Grant.Term, Number: req.Grant.Number},
+		Grant: &cellpb.GrantRef{Term: req.Grant.GetTerm(), Number: req.Grant.GetNumber()},
 	}
 	l.s.node.Propose(proto.RangeID(req.Range), entry, func(applied *cellpb.Applied, err error) {
 		if err != nil {
@@ -126,6 +128,11 @@ func (l *Link) read(req *cellpb.LeadRequest, q *cellpb.LeadRead) {
 		}
 		answer := func() {
 			result, err := state.NewReader(l.s.cfg.Engine.State, r).Read(q)
+			if pebble.IsCorruptionError(err) {
+				l.s.node.Damaged(r, err)
+				// Another replica has what this one lost: ask it.
+				err = proto.Errorf(proto.CodeUnavailable, "this node's replica of range %s is damaged and stops", r)
+			}
 			if err != nil {
 				l.refuse(req, err)
 				return

@@ -159,6 +159,9 @@ func (s *Service) Status() []*cellpb.ReplicaStatus {
 			Descriptor_: st.Descriptor, Replica: uint64(st.Replica), Leader: string(st.Leader), Term: st.Term,
 			Applied: st.Applied, Committed: st.Committed, FirstIndex: st.First, RunningHash: st.RunningHash, Quiet: st.Quiet, Leading: st.Leading,
 		}
+		if st.Err != nil {
+			one.Problem = st.Err.Error()
+		}
 		if route := s.route(r); route != nil {
 			one.Host = route.Host
 		}

@@ -240,11 +240,15 @@ func (r *Relay) answered(node proto.NodeID, c *relayCall, reply *cellpb.RelayRep
 	} else if result := reply.GetResult(); result != nil {
 		code, message, retryMS = result.Code, result.Message, result.RetryMs
 	}
-	if code == 0 {
+	failed := proto.FromWire(code, message, retryMS)
+	if failed == nil {
+		failed = checkReply(c.req, reply)
+	}
+	if failed == nil {
 		c.done(reply, nil)
 		return
 	}
-	err := proto.AsError(proto.FromWire(code, message, retryMS))
+	err := proto.AsError(failed)
 	switch {
 	case err.Code.Class() == proto.ClassRetryElsewhere:
 		if route := reply.GetRefused().GetRoute(); route.GetHost() == "" || route.GetHost() == string(node) {

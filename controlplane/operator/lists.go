@@ -128,6 +128,40 @@ func leaderless(v *controlclient.View, rs reports) (n uint64) {
 	return n
 }
 
+// stoppedShown bounds the replicas named one by one.
+const stoppedShown = 5
+
+// stoppedReplicas names the replicas that have stopped themselves, and those
+// that a node should hold and does not: somebody has emptied its data
+// directory. Neither comes back by itself, and a further loss stops the range.
+func stoppedReplicas(v *controlclient.View, rs reports) []string {
+	var out []string
+	for _, id := range sortedKeys(rs) {
+		if !rs[id].answered {
+			continue
+		}
+		held := map[uint64]bool{}
+		for _, st := range rs[id].replicas {
+			r := st.GetDescriptor_().GetRange()
+			held[r] = true
+			if st.Problem != "" {
+				out = append(out, fmt.Sprintf("node %s: its replica of range %d has stopped: %s", id, r, st.Problem))
+			}
+		}
+		for _, r := range sortedKeys(v.Ranges) {
+			for _, rep := range v.Ranges[r].GetReplicas() {
+				if v.Ranges[r].Created && rep.Node == string(id) && !held[uint64(r)] {
+					out = append(out, fmt.Sprintf("node %s holds no replica of range %d, as it should: its data directory was lost", id, r))
+				}
+			}
+		}
+	}
+	if more := len(out) - stoppedShown; more > 0 {
+		out = append(out[:stoppedShown], fmt.Sprintf("%d more replicas have stopped or are lost", more))
+	}
+	return out
+}
+
 // problems says in words what an operator should look at.
 func problems(v *controlclient.View, rs reports) []string {
 	out := []string{}
@@ -156,6 +190,7 @@ func problems(v *controlclient.View, rs reports) []string {
 			out = append(out, fmt.Sprintf("node %s holds its lease but does not answer at %s", id, n.Record.GetAddr()))
 		}
 	}
+	out = append(out, stoppedReplicas(v, rs)...)
 	if n := leaderless(v, rs); n > 0 {
 		out = append(out, fmt.Sprintf("%d ranges have no leader: see `waggle ranges ls`", n))
 	}

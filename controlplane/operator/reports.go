@@ -93,7 +93,10 @@ func (rs reports) ranges() map[proto.RangeID]*rangeReport {
 	out := map[proto.RangeID]*rangeReport{}
 	for _, rep := range rs {
 		for _, st := range rep.replicas {
-			id := proto.RangeID(st.GetDescriptor_().GetRange())
+			if st.Descriptor_ == nil {
+				continue // a node of another release, or broken
+			}
+			id := proto.RangeID(st.Descriptor_.Range)
 			r := out[id]
 			if r == nil {
 				r = &rangeReport{descriptor: st.Descriptor_}

@@ -17,3 +17,7 @@ go test -race -count=1 -timeout 15m $(go list ./... | grep -v /cell/storage/sim)
 # make it see fewer seeds.
 step 'simulation'
 go test -count=1 -timeout 10m ./cell/storage/sim
+# The corpora ran with the tests; this looks for what is new where strangers and
+# peers are read, about half a minute in all.
+step 'fresh fuzzing'
+FUZZ_TIME=5s deploy/dev/fuzz.sh FuzzClientFrames FuzzApply FuzzLeadReply

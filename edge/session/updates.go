@@ -11,8 +11,8 @@ import (
 func (s *Session) Push(p *cellpb.Push) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.phase != welcomed {
-		return
+	if s.phase != welcomed || p.LastPts == ^uint64(0) {
+		return // nothing could follow the greatest number
 	}
 	s.newest = max(s.newest, p.Newest, p.LastPts)
 	switch {

@@ -4522,6 +4522,7 @@ type ReplicaStatus struct {
 	Quiet         bool                   `protobuf:"varint,11,opt,name=quiet,proto3" json:"quiet,omitempty"`
 	Leading       bool                   `protobuf:"varint,12,opt,name=leading,proto3" json:"leading,omitempty"`
 	FirstIndex    uint64                 `protobuf:"varint,13,opt,name=first_index,json=firstIndex,proto3" json:"first_index,omitempty"` // the oldest entry its log holds
+	Problem       string                 `protobuf:"bytes,14,opt,name=problem,proto3" json:"problem,omitempty"`                          // why the replica has stopped; empty: it runs
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4645,6 +4646,13 @@ func (x *ReplicaStatus) GetFirstIndex() uint64 {
 		return x.FirstIndex
 	}
 	return 0
+}
+
+func (x *ReplicaStatus) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
 }
 
 type SessionsRequest struct {
@@ -5144,7 +5152,7 @@ const file_proto_cell_cell_proto_rawDesc = "" +
 	"\x06routes\x18\x01 \x03(\v2\x15.waggle.cell.v1.RouteR\x06routes\"\x0f\n" +
 	"\rRangesRequest\"H\n" +
 	"\vRangesReply\x129\n" +
-	"\breplicas\x18\x01 \x03(\v2\x1d.waggle.cell.v1.ReplicaStatusR\breplicas\"\x83\x03\n" +
+	"\breplicas\x18\x01 \x03(\v2\x1d.waggle.cell.v1.ReplicaStatusR\breplicas\"\x9d\x03\n" +
 	"\rReplicaStatus\x12:\n" +
 	"\n" +
 	"descriptor\x18\x01 \x01(\v2\x1a.waggle.cell.v1.DescriptorR\n" +
@@ -5162,7 +5170,8 @@ const file_proto_cell_cell_proto_rawDesc = "" +
 	"\x05quiet\x18\v \x01(\bR\x05quiet\x12\x18\n" +
 	"\aleading\x18\f \x01(\bR\aleading\x12\x1f\n" +
 	"\vfirst_index\x18\r \x01(\x04R\n" +
-	"firstIndex\"%\n" +
+	"firstIndex\x12\x18\n" +
+	"\aproblem\x18\x0e \x01(\tR\aproblem\"%\n" +
 	"\x0fSessionsRequest\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\x04R\x04user\"^\n" +
 	"\rSessionsReply\x12\x1a\n" +

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"github.com/cockroachdb/errors/oserror"
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -49,6 +50,12 @@ type Engine struct {
 	closed atomic.Bool
 }
 
+// The folders of the two stores.
+const (
+	logStore   = "raftlog"
+	stateStore = "state"
+)
+
 // formatKey sorts before every local key: those have at least 16 bytes.
 const formatKey = "\x00\x00\x00\x00\x00\x00\x00\x00"
 
@@ -59,15 +66,18 @@ const formatKey = "\x00\x00\x00\x00\x00\x00\x00\x00"
 func Open(dir string, fs vfs.FS, cfg Config, logger *slog.Logger) (*Engine, error) {
 	cfg = cfg.withDefaults()
 	e := &Engine{dir: dir, fs: fs, cfg: cfg, cache: pebble.NewCache(cfg.CacheBytes), fatal: make(chan error, 1)}
-	if err := fs.MkdirAll(dir, 0o700); err != nil {
+	if err := makeDir(dir, fs); err != nil {
 		return nil, fmt.Errorf("engine: create %s: %w", dir, err)
 	}
-	var err error
-	if e.Log, err = e.open("raftlog", logger); err != nil {
+	err := breakSeal(dir, fs, logger)
+	if err == nil {
+		e.Log, err = e.open(logStore, logger)
+	}
+	if err != nil {
 		e.cache.Unref()
 		return nil, err
 	}
-	if e.State, err = e.open("state", logger); err != nil {
+	if e.State, err = e.open(stateStore, logger); err != nil {
 		_ = e.Log.Close()
 		e.cache.Unref()
 		return nil, err
@@ -79,8 +89,35 @@ func Open(dir string, fs vfs.FS, cfg Config, logger *slog.Logger) (*Engine, erro
 	return e, nil
 }
 
+// makeDir makes dir and the way to it durable: a crash must not take the folder
+// from under what was synced in it.
+func makeDir(dir string, fs vfs.FS) error {
+	var missing []string
+	for at := dir; ; at = filepath.Dir(at) {
+		if _, err := fs.Stat(at); !oserror.IsNotExist(err) || at == filepath.Dir(at) {
+			break
+		}
+		missing = append(missing, at)
+	}
+	if err := fs.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	for _, made := range missing {
+		if err := syncDir(filepath.Dir(made), fs); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (e *Engine) open(name string, logger *slog.Logger) (*pebble.DB, error) {
 	dir := filepath.Join(e.dir, name)
+	if err := checkManifest(dir, e.fs); err != nil {
+		return nil, err
+	}
+	if err := checkLogs(dir, e.fs); err != nil {
+		return nil, err
+	}
 	opts := &pebble.Options{
 		FS:                 e.fs,
 		Cache:              e.cache,
@@ -113,10 +150,17 @@ func (e *Engine) open(name string, logger *slog.Logger) (*pebble.DB, error) {
 	return nil, fmt.Errorf("engine: open %s: %w", dir, err)
 }
 
-func corrupt(dir string, err error) error {
-	return fmt.Errorf("engine: %s is corrupt: restore this node's data directory from a backup, "+
-		"or, with three replicas, remove it and let the node be replaced: %w", dir, err)
+// corrupt says what is damaged and what to do. An older or empty data
+// directory under the same node has forgotten what it voted for and
+// acknowledged, so that is no way out while other replicas count on it.
+func corrupt(path string, err error) error {
+	return fmt.Errorf("engine: %s is corrupt: %s: %w", path, WayOut, err)
 }
+
+// WayOut is what an operator can do about a damaged store. It follows the name
+// of what is damaged.
+const WayOut = "with one replica, restore this node's data directory as a whole from a backup (what came after it is lost); " +
+	"with three, leave this node stopped: the two others go on, and it must not come back with an older or empty data directory"
 
 // isLocked recognises Pebble's lock errors, which have no type of their own.
 func isLocked(err error) bool {
@@ -186,7 +230,7 @@ func (e *Engine) SyncState() error {
 	return nil
 }
 
-// Close syncs and closes both stores.
+// Close syncs, closes and seals both stores.
 func (e *Engine) Close() error {
 	if e.closed.Swap(true) {
 		return nil
@@ -194,7 +238,10 @@ func (e *Engine) Close() error {
 	err := e.SyncState()
 	err = errors.Join(err, e.Log.Close(), e.State.Close())
 	e.cache.Unref()
-	return err
+	if err != nil {
+		return err
+	}
+	return writeSeal(e.dir, e.fs)
 }
 
 // pebbleLogger keeps Pebble quiet and turns its fatal errors into a stop of

@@ -242,3 +242,47 @@ func TestAFlippedBitWithOneReplica(t *testing.T) {
 		}
 	}
 }
+
+// A log that has lost its end, or entries in between, while the state goes on:
+// it was never so, and must not be taken for a fresh start that forgets what
+// was voted and acknowledged.
+func TestALogThatLostEntriesIsNotOpened(t *testing.T) {
+	for name, lost := range map[string]func(last uint64) uint64{
+		"the end": func(last uint64) uint64 { return last }, "one in between": func(last uint64) uint64 { return last - 2 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCluster(t, 1, nil)
+			n := c.nodes[0]
+			c.create(3)
+			for i := range 6 {
+				c.must(n, 3, fmt.Sprint("text ", i))
+			}
+			last := n.status(3).Applied
+			n.stop()
+			db := openDB(t, n.fs, "log")
+			if err := errors.Join(db.Delete(entryKey(3, lost(last)), pebble.Sync), db.Close()); err != nil {
+				t.Fatal(err)
+			}
+			n.start()
+			c.settle()
+			if !pebble.IsCorruptionError(n.failed[3]) {
+				t.Fatalf("the replica was opened: %v", n.failed[3])
+			}
+			t.Log(n.failed[3])
+		})
+	}
+}
+
+// A replica of which damaged data was read stops, and the others go on.
+func TestAReplicaThatReadDamageGivesWay(t *testing.T) {
+	c := newCluster(t, 3, nil)
+	c.create(1)
+	bad := c.elect(1)
+	c.must(bad, 1, "before")
+	bad.node.Damaged(1, fmt.Errorf("a row: %w", pebble.ErrCorruption))
+	c.within(200, "another leader", func() bool { return bad.failed[1] != nil && c.leader(1) != nil && c.leader(1) != bad })
+	c.must(c.leader(1), 1, "after")
+	if o := bad.propose(1, "to the damaged one"); o.err == nil {
+		t.Error("it takes proposals")
+	}
+}

@@ -104,8 +104,9 @@ func (n *Node) openGroup(r proto.RangeID, id identity) (*group, error) {
 	return n.newGroup(store, m, id.replica)
 }
 
-// matchLog compares where the state and the log stand. The state may be ahead
-// of the log only when a snapshot was installed; then the log starts anew.
+// matchLog compares where the state and the log stand. What is applied was
+// synced in the log before, and installing a snapshot is noted and repeated:
+// a log that ends before the state has lost entries that were acknowledged.
 func (n *Node) matchLog(s *logStore, m Machine) error {
 	index, term := m.Applied()
 	have, err := s.Term(index)
@@ -113,13 +114,12 @@ func (n *Node) matchLog(s *logStore, m Machine) error {
 	case index < s.truncated.index:
 		return fmt.Errorf("replica: the state of range %s is at entry %d and its log starts after %d: %w",
 			s.rng, index, s.truncated.index, pebble.ErrCorruption)
-	case index > s.last.index, err == nil && have != term:
-		b := n.cfg.Log.NewBatch()
-		defer b.Close()
-		s.reset(b, place{index: index, term: term})
-		if err := b.Commit(n.cfg.SyncWrites); err != nil {
-			return fmt.Errorf("replica: reset the log of range %s: %w", s.rng, err)
-		}
+	case index > s.last.index:
+		return fmt.Errorf("replica: the log of range %s ends at entry %d and its state is at %d: acknowledged entries are lost: %w",
+			s.rng, s.last.index, index, pebble.ErrCorruption)
+	case err == nil && have != term:
+		return fmt.Errorf("replica: entry %d of range %s is of term %d in the log and of %d in the state: %w",
+			index, s.rng, have, term, pebble.ErrCorruption)
 	case err != nil:
 		return err
 	}

@@ -70,17 +70,22 @@ func openLogStore(db *pebble.DB, r proto.RangeID, cacheMax int) (s *logStore, fo
 		if !first || binary.BigEndian.Uint64(it.Key()[9:]) != s.truncated.index+1 {
 			return nil, false, fmt.Errorf("replica: log of range %s has a gap after %d: %w", r, s.truncated.index, pebble.ErrCorruption)
 		}
-		if s.bytes, err = countBytes(it); err != nil {
+		if s.bytes, err = countBytes(it, s.truncated.index+1); err != nil {
 			return nil, false, fmt.Errorf("replica: log of range %s: %w", r, err)
 		}
 	}
 	return s, true, it.Error()
 }
 
-// countBytes sums the entries from where it stands. Logs are short: what is
-// applied and held by followers is cut off every few seconds.
-func countBytes(it *pebble.Iterator) (sum int64, err error) {
+// countBytes sums the entries from where it stands, which has the index next,
+// and looks for gaps. Logs are short: what is applied and held by followers is
+// cut off every few seconds.
+func countBytes(it *pebble.Iterator, next uint64) (sum int64, err error) {
 	for ok := true; ok; ok = it.Next() {
+		if have := binary.BigEndian.Uint64(it.Key()[9:]); have != next {
+			return 0, fmt.Errorf("entry %d follows %d: %w", have, next-1, pebble.ErrCorruption)
+		}
+		next++
 		sum += int64(len(it.Value()))
 	}
 	return sum, it.Error()

@@ -13,6 +13,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	pb "google.golang.org/protobuf/proto"
 
+	"github.com/waggle-im/waggle/cell/storage/engine"
 	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
 )
@@ -40,6 +41,7 @@ type Node struct {
 	peers      map[proto.NodeID]*peer
 	offers     []quietOffer
 	truncating bool
+	unsealed   bool          // the log was synced since the last tick
 	noSpace    error         // as of the last check
 	held       []snapshotJob // Inline only: begun when the step ends
 
@@ -115,7 +117,7 @@ func (n *Node) openAll() error {
 	var ranges []proto.RangeID
 	for _, r := range onDisk {
 		if _, ok := ids[r]; !ok {
-			n.refuse(r, fmt.Errorf("replica: range %s has state and no log: the log store was lost; remove this node's data and let it be replaced", r))
+			n.refuse(r, fmt.Errorf("replica: range %s has state and no log: the log store was lost: %s", r, engine.WayOut))
 		}
 	}
 	for r, id := range ids {
@@ -145,8 +147,7 @@ func wayOut(err error) error {
 	if !pebble.IsCorruptionError(err) {
 		return err
 	}
-	return fmt.Errorf("replica: a store of this node is damaged: restore its data directory from a backup, "+
-		"or, with three replicas, remove it and let the node be replaced: %w", err)
+	return fmt.Errorf("replica: a store of this node is damaged: %s: %w", engine.WayOut, err)
 }
 
 // refuse notes a replica that cannot be opened.

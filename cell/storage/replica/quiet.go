@@ -22,6 +22,7 @@ type peer struct {
 // tick advances every group that is not quiet, and the node's own heartbeat.
 func (n *Node) tick() {
 	n.ticks++
+	n.sealLog()
 	n.acceptQuiet()
 	for _, g := range n.activeInOrder() {
 		n.tickGroup(g)

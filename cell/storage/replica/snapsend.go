@@ -124,6 +124,10 @@ func (n *Node) snapshotDone(job snapshotJob, err error) {
 			g.snapAfter = n.ticks + uint64(n.cfg.SnapshotRetryTicks)
 			n.metrics.snapshotsFailed.Inc()
 			n.cfg.Logger.Warn("snapshot was not taken: it is sent again", "range", g.rng, "to", job.to, "err", err)
+			if pebble.IsCorruptionError(err) {
+				n.fail(g, err) // it was our copy that could not be read
+				return
+			}
 		} else {
 			n.metrics.snapshotsSent.Inc()
 		}

@@ -270,9 +270,22 @@ func read(r pebble.Reader, key []byte, v pb.Message) (bool, error) {
 	}
 	defer closer.Close()
 	if err := pb.Unmarshal(raw, v); err != nil {
-		return false, fmt.Errorf("value of key %x: %w", key, err)
+		return false, fmt.Errorf("value of key %x: %w: %w", key, err, pebble.ErrCorruption)
 	}
 	return true, nil
+}
+
+// decode reads the row an iterator stands on. A row that cannot be read is
+// damaged, whatever its block's checksum says.
+func decode(it *pebble.Iterator, v pb.Message) error {
+	raw, err := it.ValueAndErr()
+	if err != nil {
+		return err
+	}
+	if err := pb.Unmarshal(raw, v); err != nil {
+		return fmt.Errorf("value of key %x: %w: %w", it.Key(), err, pebble.ErrCorruption)
+	}
+	return nil
 }
 
 // get reads a row as the batch being built will leave it.

@@ -3,8 +3,6 @@ package state
 import (
 	"slices"
 
-	pb "google.golang.org/protobuf/proto"
-
 	"github.com/waggle-im/waggle/cell/storage/engine"
 	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
@@ -147,7 +145,7 @@ func (m *Machine) storedMessages(user proto.EntityID, from, last proto.Pts, grea
 	defer it.Close()
 	for ok := it.First(); ok; ok = it.Next() {
 		update := new(cellpb.StoredUpdate)
-		m.fail(pb.Unmarshal(it.Value(), update))
+		m.fail(decode(it, update))
 		if update.Own || update.Body != nil {
 			continue
 		}

@@ -41,7 +41,7 @@ func (v view) contacts(q *cellpb.ReadContacts, out *cellpb.ReadResult) error {
 			continue
 		}
 		row := new(cellpb.Contact)
-		if err := pb.Unmarshal(it.Value(), row); err != nil {
+		if err := decode(it, row); err != nil {
 			return err
 		}
 		if !slices.Contains(q.Relations, row.Relation) {

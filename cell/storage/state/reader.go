@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/cockroachdb/pebble/v2"
-	pb "google.golang.org/protobuf/proto"
 
 	"github.com/waggle-im/waggle/cell/storage/engine"
 	"github.com/waggle-im/waggle/proto"
@@ -151,7 +150,7 @@ func (v view) updates(q *cellpb.ReadUpdates, out *cellpb.ReadResult) error {
 	limit, size := page(q.Limit), 0
 	for ok := it.First(); ok && len(out.Updates) < limit && size < proto.UpdatesBytesPerFrame; ok = it.Next() {
 		update := new(cellpb.StoredUpdate)
-		if err := pb.Unmarshal(it.Value(), update); err != nil {
+		if err := decode(it, update); err != nil {
 			return err
 		}
 		var event *cellpb.StoredEvent
@@ -237,7 +236,7 @@ func (v view) thread(q *cellpb.ReadThread) (*cellpb.Events, error) {
 	ok := start()
 	for ; ok && len(out.Events) < limit && size < proto.UpdatesBytesPerFrame; ok = step() {
 		event := new(cellpb.StoredEvent)
-		if err := pb.Unmarshal(it.Value(), event); err != nil {
+		if err := decode(it, event); err != nil {
 			return nil, err
 		}
 		size += eventBytes(event) + 100
@@ -272,7 +271,7 @@ func (v view) threads(q *cellpb.ReadThreads, out *cellpb.ReadResult) error {
 			continue
 		}
 		row := new(cellpb.JoinedThread)
-		if err := pb.Unmarshal(it.Value(), row); err != nil {
+		if err := decode(it, row); err != nil {
 			return err
 		}
 		all = append(all, place{thread, row})
@@ -360,7 +359,7 @@ func (v view) user(id proto.EntityID) (*cellpb.UserInfo, error) {
 	defer it.Close()
 	for ok := it.First(); ok; ok = it.Next() {
 		d := &cellpb.DeviceInfo{Device: string(it.Key()[len(span.Start):]), Row: new(cellpb.Device)}
-		if err := pb.Unmarshal(it.Value(), d.Row); err != nil {
+		if err := decode(it, d.Row); err != nil {
 			return nil, err
 		}
 		out.Devices = append(out.Devices, d)
@@ -382,7 +381,7 @@ func (v view) channel(q *cellpb.ReadChannel) ([]*cellpb.ChannelRow, error) {
 	limit, size := int(q.Limit), 0
 	for ok := it.First(); ok && len(out) < limit && size < 1<<20; ok = it.Next() {
 		row := new(cellpb.ChannelRow)
-		if err := pb.Unmarshal(it.Value(), row); err != nil {
+		if err := decode(it, row); err != nil {
 			return nil, err
 		}
 		if msg := row.GetMessage(); msg != nil {
@@ -413,6 +412,8 @@ func (v view) channelHeads() ([]*cellpb.ChannelHead, error) {
 		head := &cellpb.ChannelHead{Dest: uint64(dest), First: first, Last: first}
 		if it.SeekLT(engine.ChannelOutKey(v.rng, dest+1, 0)) {
 			head.Last = engine.LastNumber(it.Key())
+		} else if err := it.Error(); err != nil { // the next seek would forget it
+			return nil, err
 		}
 		out = append(out, head)
 		ok = it.SeekGE(engine.ChannelOutKey(v.rng, dest+1, 0))

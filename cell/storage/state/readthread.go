@@ -4,7 +4,6 @@ import (
 	"sort"
 
 	"github.com/cockroachdb/pebble/v2"
-	pb "google.golang.org/protobuf/proto"
 
 	"github.com/waggle-im/waggle/cell/storage/engine"
 	"github.com/waggle-im/waggle/proto"
@@ -19,15 +18,20 @@ func firstSince(it *pebble.Iterator, thread proto.ThreadID, atMs int64) (proto.S
 		return 0, false, it.Error()
 	}
 	first := engine.LastNumber(it.Key())
-	it.Last()
+	if !it.Last() {
+		return 0, false, it.Error()
+	}
 	last := engine.LastNumber(it.Key())
 	var failed error
 	n := sort.Search(int(last-first+1), func(i int) bool {
 		event := new(cellpb.StoredEvent)
 		if failed != nil || !it.SeekGE(engine.EventKey(thread, proto.Seq(first+uint64(i)))) {
+			if failed == nil {
+				failed = it.Error() // the next seek would forget it
+			}
 			return true
 		}
-		failed = pb.Unmarshal(it.Value(), event)
+		failed = decode(it, event)
 		return event.TimeMs >= atMs
 	})
 	if failed == nil {
