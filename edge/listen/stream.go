@@ -184,17 +184,23 @@ func (c *streamConn) frame(b []byte) bool {
 }
 
 // Send implements [Conn].
-func (c *streamConn) Send(frame []byte) (int, bool) {
+func (c *streamConn) Send(frames ...[]byte) (int, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closing || c.dead || c.cause != causeNone {
 		return len(c.out), false
 	}
-	if len(c.out)+len(frame) > c.l.cfg.OutBytesMax {
+	size := 0
+	for _, frame := range frames {
+		size += headerBytes + len(frame)
+	}
+	if len(c.out)+size > c.l.cfg.OutBytesMax {
 		c.killLocked(causeSlowReader)
 		return len(c.out), false
 	}
-	c.queueLocked(frame)
+	for _, frame := range frames {
+		c.queueLocked(frame)
+	}
 	return len(c.out), true
 }
 
