@@ -235,7 +235,10 @@ func TestQuestionsSurviveReconnect(t *testing.T) {
 	second.next()
 	cancel()
 	receive(t, found)
-	if c.hasRequests() {
+	c.mu.Lock()
+	left := len(c.requests)
+	c.mu.Unlock()
+	if left > 0 {
 		t.Error("the question is still asked")
 	}
 }
