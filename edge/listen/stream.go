@@ -12,8 +12,9 @@ import (
 )
 
 // streamReadBytes is how much a [streamConn] reads at a time, in a buffer it
-// keeps.
-const streamReadBytes = 4 << 10
+// keeps while it is idle: 4 KiB were 5 % of an idle QUIC connection's memory.
+// QUIC and TLS hold what has come, so reading it in parts costs no system call.
+const streamReadBytes = 512
 
 // stream is a connection that a goroutine reads.
 type stream interface {
