@@ -40,9 +40,6 @@ func (l *Listener) listenQUIC() error {
 		InitialConnectionReceiveWindow: quicConnWindowBytes / 4,
 		MaxConnectionReceiveWindow:     quicConnWindowBytes,
 		Allow0RTT:                      false,
-		// Frames to clients are mostly far below a packet; probing each
-		// path costs every connection packets, timers and memory.
-		DisablePathMTUDiscovery: true,
 	})
 	if err != nil {
 		return fmt.Errorf("listen: QUIC on %s: %w", l.udp.LocalAddr(), err)
