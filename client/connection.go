@@ -18,9 +18,14 @@ const (
 	// before it is asked for a sign of life; after twice that the connection
 	// is given up.
 	doubtAfter = 3 * time.Second
-	// confirmEvery is how often processed updates are confirmed: the server
-	// joins confirmations for as long anyway.
-	confirmEvery = 100 * time.Millisecond
+	// doubtCheck is how often the silence of such a server is measured.
+	doubtCheck = 250 * time.Millisecond
+	// confirmSooner is how long processed updates wait to be confirmed
+	// together after a while of quiet. In a stream of updates confirmations are
+	// confirmApart from each other: the server stores those of a user at most
+	// once in [proto.MarkInterval], so more of them tell nobody anything.
+	confirmSooner = 100 * time.Millisecond
+	confirmApart  = proto.MarkInterval / 2
 )
 
 // connection is one life of the client's connection.
@@ -35,7 +40,10 @@ type connection struct {
 	unansweredBytes int
 	lastHeard       time.Time
 	confirmed       proto.Pts
-	doubted         time.Time // a sign of life was asked for
+	confirming      *time.Timer // runs while updates wait to be confirmed; nil: none do
+	confirmDue      bool        // it has run out
+	confirmedAt     time.Time   // the latest confirmation
+	doubted         time.Time   // a sign of life was asked for
 }
 
 // serve connects and serves the connection until it breaks.
@@ -224,6 +232,9 @@ func (c *Client) detach(conn *connection) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.conn = nil
+	if conn.confirming != nil {
+		conn.confirming.Stop()
+	}
 	for _, p := range conn.sends {
 		p.inFlight = 0
 	}
@@ -247,6 +258,7 @@ func (c *Client) receive(conn *connection) error {
 			if err := c.updates(body.Updates.Updates); err != nil {
 				return err
 			}
+			c.confirmSoon(conn)
 		case *clientpb.ServerFrame_Resync:
 			c.mu.Lock()
 			c.incarnation, c.pts = body.Resync.Incarnation, proto.Pts(body.Resync.Pts)
@@ -276,8 +288,11 @@ func (c *Client) receive(conn *connection) error {
 			} else {
 				c.answered(f)
 			}
+			held := c.holdsSome()
 			c.mu.Unlock()
-			c.wakeWriter()
+			if held {
+				c.wakeWriter()
+			}
 		}
 	}
 }
@@ -311,14 +326,13 @@ func (c *Client) updates(list []*clientpb.Update) error {
 func (c *Client) write(ctx context.Context, conn *connection) error {
 	heartbeat := time.NewTicker(conn.heartbeat)
 	defer heartbeat.Stop()
-	confirm := time.NewTicker(confirmEvery)
-	defer confirm.Stop()
 	retry := time.NewTicker(retryCheck)
 	defer retry.Stop()
+	doubt := time.NewTicker(doubtCheck)
+	defer doubt.Stop()
 	var buf []byte
 	for {
 		frames := c.dueFrames(conn)
-		waiting := c.Unacknowledged() > 0 || c.hasRequests()
 		var err error
 		for buf = buf[:0]; len(frames) > 0; frames = frames[1:] {
 			if buf, err = appendFrame(buf, frames[0]); err != nil {
@@ -328,22 +342,21 @@ func (c *Client) write(ctx context.Context, conn *connection) error {
 		if err := c.flush(conn, buf); err != nil {
 			return err
 		}
-		retryTick := retry.C
-		if !waiting {
+		// A timer that fires for nothing costs more than a message does.
+		retryTick, doubtTick := retry.C, doubt.C
+		c.mu.Lock()
+		if !c.holdsSome() {
 			retryTick = nil
 		}
-		confirmTick := confirm.C
-		if !c.cfg.Subscribe {
-			confirmTick = nil
+		if len(c.outbox)+len(c.requests) == 0 {
+			doubtTick = nil
 		}
+		c.mu.Unlock()
 		select {
 		case <-c.wake:
 		case <-retryTick:
+		case <-doubtTick:
 			if err := c.doubt(conn); err != nil {
-				return err
-			}
-		case <-confirmTick:
-			if err := c.writeConfirm(conn); err != nil {
 				return err
 			}
 		case <-heartbeat.C:
@@ -371,13 +384,23 @@ func (c *Client) flush(conn *connection, buf []byte) error {
 	return nil
 }
 
-func (c *Client) hasRequests() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.requests) > 0
+// holdsSome tells whether anything waits to be sent or to be sent again. It
+// needs mu.
+func (c *Client) holdsSome() bool {
+	for _, p := range c.outbox {
+		if p.inFlight == 0 {
+			return true
+		}
+	}
+	for _, r := range c.requests {
+		if r.sentOn == nil {
+			return true
+		}
+	}
+	return false
 }
 
-// dueFrames are the requests and messages that may go out now.
+// dueFrames are the requests, messages and confirmations that may go out now.
 func (c *Client) dueFrames(conn *connection) []*clientpb.ClientFrame {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -389,23 +412,32 @@ func (c *Client) dueFrames(conn *connection) []*clientpb.ClientFrame {
 			out = append(out, r.frame)
 		}
 	}
+	if conn.confirmDue {
+		conn.confirmDue, conn.confirming = false, nil
+		if c.pts > conn.confirmed { // else a resynchronisation has overtaken it
+			conn.confirmed, conn.confirmedAt = c.pts, now
+			confirm := &clientpb.Confirm{Pts: uint64(c.pts)}
+			out = append(out, &clientpb.ClientFrame{Body: &clientpb.ClientFrame_Confirm{Confirm: confirm}})
+		}
+	}
 	return out
 }
 
-func (c *Client) writeConfirm(conn *connection) error {
+// confirmSoon has what was handed out confirmed, at the latest after
+// [confirmApart].
+func (c *Client) confirmSoon(conn *connection) {
 	c.mu.Lock()
-	pts := c.pts
-	due := pts > conn.confirmed
-	conn.confirmed = max(conn.confirmed, pts)
-	c.mu.Unlock()
-	if !due {
-		return nil
+	defer c.mu.Unlock()
+	if c.pts <= conn.confirmed || conn.confirming != nil {
+		return
 	}
-	buf, err := appendFrame(nil, &clientpb.ClientFrame{Body: &clientpb.ClientFrame_Confirm{Confirm: &clientpb.Confirm{Pts: uint64(pts)}}})
-	if err != nil {
-		return err
-	}
-	return c.flush(conn, buf)
+	wait := max(confirmSooner, confirmApart-time.Since(conn.confirmedAt))
+	conn.confirming = time.AfterFunc(wait, func() {
+		c.mu.Lock()
+		conn.confirmDue = true
+		c.mu.Unlock()
+		c.wakeWriter()
+	})
 }
 
 // doubt asks a server that owes an answer and has been silent for long for a

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/waggle-im/waggle/proto"
 	clientpb "github.com/waggle-im/waggle/proto/client"
@@ -106,6 +107,30 @@ func TestResyncMovesTheClient(t *testing.T) {
 			t.Fatalf("update 4 was never confirmed: %v", err)
 		}
 		confirmed = f.GetConfirm().GetPts()
+	}
+}
+
+// Each confirmation is a frame for the edge, which the host would join with the
+// next one anyway.
+func TestConfirmationsOfAStreamOfUpdatesAreApart(t *testing.T) {
+	e := newFakeEdge(t)
+	_, got := watching(t, e, nil)
+	conn := e.accept()
+	conn.welcome(&clientpb.Welcome{})
+	start := time.Now()
+	for pts := uint64(1); pts <= 3; pts++ {
+		conn.say(updates(pts))
+		wantPts(t, got, proto.Pts(pts))
+		for confirmed := uint64(0); confirmed != pts; {
+			f, err := conn.read()
+			if err != nil {
+				t.Fatalf("update %d was never confirmed: %v", pts, err)
+			}
+			confirmed = f.GetConfirm().GetPts()
+		}
+	}
+	if took, least := time.Since(start), confirmSooner+2*confirmApart; took < least {
+		t.Errorf("three updates one after the other were confirmed within %s, want %s at the least", took, least)
 	}
 }
 
@@ -235,7 +260,10 @@ func TestQuestionsSurviveReconnect(t *testing.T) {
 	second.next()
 	cancel()
 	receive(t, found)
-	if c.hasRequests() {
+	c.mu.Lock()
+	left := len(c.requests)
+	c.mu.Unlock()
+	if left > 0 {
 		t.Error("the question is still asked")
 	}
 }

@@ -59,7 +59,10 @@ type quietConn struct {
 	closed atomic.Bool
 }
 
-func (c *quietConn) Send([]byte) (int, bool)     { c.sent.Add(1); return 0, !c.closed.Load() }
+func (c *quietConn) Send(frames ...[]byte) (int, bool) {
+	c.sent.Add(int64(len(frames)))
+	return 0, !c.closed.Load()
+}
 func (c *quietConn) Close([]byte)                { c.closed.Store(true) }
 func (c *quietConn) SetLoggedIn()                {}
 func (c *quietConn) Remote() netip.AddrPort      { return netip.AddrPort{} }

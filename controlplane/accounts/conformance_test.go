@@ -47,7 +47,29 @@ func openDSN(t *testing.T, dsn string) *Store {
 	return s
 }
 
+// openTogether opens a new database by many control planes at once: each
+// finds it with its tables.
+func openTogether(t *testing.T, dsn string) {
+	t.Helper()
+	var all sync.WaitGroup
+	for range 6 {
+		all.Go(func() {
+			s, err := Open(t.Context(), dsn)
+			if err != nil {
+				t.Errorf("opened together with others: %v", err)
+				return
+			}
+			defer s.Close()
+			if _, err := s.ByName(t.Context(), "nobody"); !errors.Is(err, ErrNotFound) {
+				t.Errorf("a read at once: %v", err)
+			}
+		})
+	}
+	all.Wait()
+}
+
 func storeSuite(t *testing.T, dsn string) *Store {
+	openTogether(t, dsn)
 	s := openDSN(t, dsn)
 	ann := someAccount("ann")
 	ann.PasswordHash, ann.Range = "$argon2id$x", proto.RangeIDMax

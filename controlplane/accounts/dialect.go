@@ -1,7 +1,9 @@
 package accounts
 
 import (
+	"context"
 	"database/sql"
+	"database/sql/driver"
 	"embed"
 	"errors"
 	"fmt"
@@ -14,6 +16,8 @@ import (
 	"github.com/pressly/goose/v3"
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
+
+	"github.com/waggle-im/waggle/internal/filelock"
 )
 
 //go:embed migrations
@@ -28,6 +32,9 @@ type dialect struct {
 	source    string
 	conns     int // open connections at most
 	duplicate func(error) bool
+	// lock keeps other control planes from bringing the schema up to date at
+	// the same time; both would make the same tables.
+	lock func(ctx context.Context, db *sql.DB) (unlock func(), err error)
 	// again: the database undid the transaction to get out of a conflict,
 	// and wants it repeated.
 	again func(error) bool
@@ -64,6 +71,7 @@ func sqliteDialect(path string) (dialect, error) {
 	}.Encode()}).String()
 	return dialect{
 		name: path, goose: goose.DialectSQLite3, folder: "migrations/sqlite", driver: "sqlite", source: source, conns: 4,
+		lock: func(ctx context.Context, _ *sql.DB) (func(), error) { return filelock.Lock(ctx, abs+".lock") },
 		duplicate: func(err error) bool {
 			e, ok := errors.AsType[*sqlite.Error](err)
 			return ok && (e.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE || e.Code() == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
@@ -102,8 +110,35 @@ func mysqlDialect(dsn string) (dialect, error) {
 	}
 	return dialect{
 		name: c.Addr + "/" + c.DBName, goose: goose.DialectMySQL, folder: "migrations/mysql", driver: "mysql", source: c.FormatDSN(), conns: 16,
+		lock:      mysqlLock,
 		duplicate: func(err error) bool { return number(err) == 1062 },
 		again:     func(err error) bool { n := number(err); return n == 1213 || n == 1205 },
+	}, nil
+}
+
+// mysqlLock takes a named lock, which belongs to its connection: it is freed
+// when the connection ends, however that happens.
+func mysqlLock(ctx context.Context, db *sql.DB) (func(), error) {
+	conn, err := db.Conn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	const name = "waggle.migrate"
+	var got sql.NullInt64
+	// It waits in short turns, so that ctx is heeded.
+	for !got.Valid || got.Int64 != 1 {
+		if err := conn.QueryRowContext(ctx, "SELECT GET_LOCK(?, 1)", name).Scan(&got); err != nil {
+			_ = conn.Close()
+			return nil, err
+		}
+	}
+	return func() {
+		// Freed with the connection at the latest: then it must not go back
+		// among those that are used again.
+		if _, err := conn.ExecContext(context.WithoutCancel(ctx), "DO RELEASE_LOCK(?)", name); err != nil {
+			_ = conn.Raw(func(any) error { return driver.ErrBadConn })
+		}
+		_ = conn.Close()
 	}, nil
 }
 
@@ -115,6 +150,21 @@ func (d dialect) open() (*sql.DB, error) {
 	db.SetMaxOpenConns(d.conns)
 	db.SetMaxIdleConns(d.conns)
 	return db, nil
+}
+
+// migrate brings the schema up to date, one control plane at a time.
+func (d dialect) migrate(ctx context.Context, db *sql.DB) error {
+	unlock, err := d.lock(ctx, db)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	migrator, err := d.migrator(db)
+	if err != nil {
+		return err
+	}
+	_, err = migrator.Up(ctx)
+	return err
 }
 
 func (d dialect) migrator(db *sql.DB) (*goose.Provider, error) {

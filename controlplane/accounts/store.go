@@ -60,11 +60,7 @@ func Open(ctx context.Context, dsn string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	migrator, err := d.migrator(db)
-	if err == nil {
-		_, err = migrator.Up(ctx)
-	}
-	if err != nil {
+	if err := d.migrate(ctx, db); err != nil {
 		_ = db.Close()
 		return nil, fmt.Errorf("accounts: the database %s cannot be used (if it is damaged, restore it from a backup): %w", d.name, err)
 	}

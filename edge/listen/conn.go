@@ -21,11 +21,11 @@ const (
 // goroutine, also from inside a [Receiver]'s methods, and none of them waits
 // for the network.
 type Conn interface {
-	// Send queues one frame, which is copied. queued is the number of bytes
-	// that wait to be written, envelope included. ok is false when the
-	// connection is closing, or when the queue is full beyond
+	// Send queues frames, which are copied, for one write. queued is the
+	// number of bytes that wait to be written, envelope included. ok is false
+	// when the connection is closing, or when the queue is full beyond
 	// Config.OutBytesMax: then the connection is also torn down.
-	Send(frame []byte) (queued int, ok bool)
+	Send(frames ...[]byte) (queued int, ok bool)
 	// Close queues final (nil: nothing), writes what is queued for at most
 	// Config.CloseFlushTimeout, then closes. Later calls do nothing.
 	Close(final []byte)

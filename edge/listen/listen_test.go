@@ -33,7 +33,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 const patience = 30 * time.Second
 
 // echo sends every frame back and logs its peer in at once. Some first bytes
-// mean more: 'B' asks for that many KiB in frames of 60 KiB, 'C' for a close.
+// mean more: 'B' asks for that many KiB in frames of 60 KiB, 'C' for a close, '2'
+// for two frames at once.
 type echo struct {
 	mu      sync.Mutex // guards the fields below
 	opened  int
@@ -85,6 +86,8 @@ func (e *echoConn) Frame(b []byte) {
 			e.c.Send(block)
 		}
 		e.c.Close([]byte("bye"))
+	case len(b) == 1 && b[0] == '2':
+		e.c.Send([]byte("one"), []byte("two"))
 	default:
 		e.c.Send(b)
 	}
@@ -138,6 +141,23 @@ func start(t testing.TB, cfg Config, h Handler) *Listener {
 	}()
 	t.Cleanup(func() { cancel(); <-done })
 	return l
+}
+
+// What is sent together must be one TLS record: the point of sending it so.
+func TestFramesSentTogetherAreOneRecord(t *testing.T) {
+	for _, portable := range []bool{false, true} {
+		l := start(t, Config{Portable: portable}, new(echo))
+		c := dial(t, l, TransportTCP)
+		if _, err := c.Write(appendFrame(nil, []byte("2"))); err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, 100)
+		n, err := c.Read(got) // gives at most one record
+		want := appendFrame(appendFrame(nil, []byte("one")), []byte("two"))
+		if err != nil || !bytes.Equal(got[:n], want) {
+			t.Errorf("portable %v: one read gave %q (%v), want %q", portable, got[:n], err, want)
+		}
+	}
 }
 
 // client is the peer's side: any reader and writer.

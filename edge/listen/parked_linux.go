@@ -253,10 +253,13 @@ func (c *parked) handOver(read []byte) {
 }
 
 // Send implements [Conn].
-func (c *parked) Send(frame []byte) (int, bool) {
+func (c *parked) Send(frames ...[]byte) (int, bool) {
 	buf := c.p.l.buffers.get()
 	defer c.p.l.buffers.put(buf)
-	*buf = appendFrame((*buf)[:0], frame)
+	*buf = (*buf)[:0]
+	for _, frame := range frames {
+		*buf = appendFrame(*buf, frame)
+	}
 	return c.write(*buf, false)
 }
 

@@ -12,8 +12,9 @@ import (
 )
 
 // streamReadBytes is how much a [streamConn] reads at a time, in a buffer it
-// keeps.
-const streamReadBytes = 4 << 10
+// keeps while it is idle: 4 KiB were 5 % of an idle QUIC connection's memory.
+// QUIC and TLS hold what has come, so reading it in parts costs no system call.
+const streamReadBytes = 512
 
 // stream is a connection that a goroutine reads.
 type stream interface {
@@ -184,17 +185,23 @@ func (c *streamConn) frame(b []byte) bool {
 }
 
 // Send implements [Conn].
-func (c *streamConn) Send(frame []byte) (int, bool) {
+func (c *streamConn) Send(frames ...[]byte) (int, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closing || c.dead || c.cause != causeNone {
 		return len(c.out), false
 	}
-	if len(c.out)+len(frame) > c.l.cfg.OutBytesMax {
+	size := 0
+	for _, frame := range frames {
+		size += headerBytes + len(frame)
+	}
+	if len(c.out)+size > c.l.cfg.OutBytesMax {
 		c.killLocked(causeSlowReader)
 		return len(c.out), false
 	}
-	c.queueLocked(frame)
+	for _, frame := range frames {
+		c.queueLocked(frame)
+	}
 	return len(c.out), true
 }
 

@@ -8,42 +8,103 @@ import (
 	"github.com/waggle-im/waggle/sharding"
 )
 
-// deliver hands what a host said to the sessions it names. What comes from
-// another stream than that of a session's newest attach is ignored: the log
-// has the updates, and unanswered requests are repeated.
-func (r *Router) deliver(s *stream, f *cellpb.HostFrame) {
-	for _, id := range f.Sessions {
-		l := r.lookup(id)
-		if l == nil {
-			continue // closed meanwhile
-		}
-		l.mu.Lock()
-		here := l.stream == s && l.state != closed
-		ready := here && l.state == attached
-		attempt := l.attempt
-		l.mu.Unlock()
-		switch body := f.Body.(type) {
-		case *cellpb.HostFrame_Attached:
-			if here && body.Attached.Attempt == attempt {
-				r.attached(l, s, body.Attached)
-			}
-		case *cellpb.HostFrame_Response:
-			if ready {
-				l.client.Response(body.Response)
-			}
-		case *cellpb.HostFrame_Push:
-			if ready {
-				l.client.Push(body.Push)
-			}
-		case *cellpb.HostFrame_Refused:
-			if here && (body.Refused.Attempt == 0 || body.Refused.Attempt == attempt) {
-				r.refused(l, s, body.Refused)
-			}
-		case *cellpb.HostFrame_End:
-			if here {
-				l.client.Ended(&proto.Error{Code: proto.Code(body.End.Code), Message: body.End.Message})
+// deliveries gathers what one batch brings for each session, so that a session
+// writes once to its client however many frames there are. Each stream's
+// receiver has one and uses it again.
+type deliveries struct {
+	groups []delivery // in the order of their first frame; their space is used again
+	at     map[uint64]int
+}
+
+type delivery struct {
+	session uint64
+	frames  []*cellpb.HostFrame
+}
+
+func newDeliveries() *deliveries { return &deliveries{at: map[uint64]int{}} }
+
+// batch hands what a host said to the sessions it names, to each in order.
+func (d *deliveries) batch(s *stream, frames []*cellpb.HostFrame) {
+	for _, f := range frames {
+		for _, id := range f.Sessions {
+			switch f.Body.(type) {
+			case *cellpb.HostFrame_Response, *cellpb.HostFrame_Push:
+				d.add(id, f)
+			default:
+				d.flush(s) // what came before it goes before it
+				s.r.control(s, id, f)
 			}
 		}
+	}
+	d.flush(s)
+}
+
+func (d *deliveries) add(id uint64, f *cellpb.HostFrame) {
+	i, known := d.at[id]
+	if !known {
+		i = len(d.groups)
+		d.at[id] = i
+		if i < cap(d.groups) {
+			d.groups = d.groups[:i+1]
+		} else {
+			d.groups = append(d.groups, delivery{})
+		}
+		d.groups[i].session = id
+	}
+	d.groups[i].frames = append(d.groups[i].frames, f)
+}
+
+func (d *deliveries) flush(s *stream) {
+	for i := range d.groups {
+		g := &d.groups[i]
+		s.r.deliver(s, g.session, g.frames)
+		clear(g.frames) // keeps no frame
+		g.frames = g.frames[:0]
+	}
+	d.groups = d.groups[:0]
+	clear(d.at)
+}
+
+// deliver hands responses and pushes to a session. What comes from another
+// stream than that of the session's newest attach is ignored: the log has the
+// updates, and unanswered requests are repeated.
+func (r *Router) deliver(s *stream, id uint64, frames []*cellpb.HostFrame) {
+	l := r.lookup(id)
+	if l == nil {
+		return // closed meanwhile
+	}
+	l.mu.Lock()
+	ready := l.stream == s && l.state == attached
+	l.mu.Unlock()
+	if ready {
+		l.client.Deliver(frames)
+	}
+}
+
+// control takes what a host says of a session itself.
+func (r *Router) control(s *stream, id uint64, f *cellpb.HostFrame) {
+	l := r.lookup(id)
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	here := l.stream == s && l.state != closed
+	attempt := l.attempt
+	l.mu.Unlock()
+	if !here {
+		return
+	}
+	switch body := f.Body.(type) {
+	case *cellpb.HostFrame_Attached:
+		if body.Attached.Attempt == attempt {
+			r.attached(l, s, body.Attached)
+		}
+	case *cellpb.HostFrame_Refused:
+		if body.Refused.Attempt == 0 || body.Refused.Attempt == attempt {
+			r.refused(l, s, body.Refused)
+		}
+	case *cellpb.HostFrame_End:
+		l.client.Ended(&proto.Error{Code: proto.Code(body.End.Code), Message: body.End.Message})
 	}
 }
 

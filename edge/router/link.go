@@ -15,10 +15,11 @@ type Client interface {
 	Attach() *cellpb.AttachSession
 	// Attached says that requests with this attempt go to a host from now on.
 	Attached(*cellpb.Attached)
-	// Response is an encoded waggle.client.v1.ServerFrame.
-	Response(frame []byte)
-	// Push carries updates; it is shared with other sessions.
-	Push(*cellpb.Push)
+	// Deliver carries what one batch of the host brought for the session:
+	// responses, which are encoded waggle.client.v1.ServerFrames, and pushes,
+	// which are shared with other sessions. The slice is the router's again
+	// when Deliver returns.
+	Deliver(frames []*cellpb.HostFrame)
 	// Ended says that the host gives the session up, for the reason of err.
 	Ended(err *proto.Error)
 }

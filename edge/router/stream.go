@@ -124,6 +124,7 @@ func (s *stream) serve() error {
 	}
 	received := make(chan error, 1)
 	s.r.tasks.Go(func() {
+		d := newDeliveries()
 		for {
 			batch, err := call.Recv()
 			if err != nil {
@@ -132,9 +133,7 @@ func (s *stream) serve() error {
 				return
 			}
 			s.heard.Store(time.Now().UnixNano())
-			for _, f := range batch.Frames {
-				s.r.deliver(s, f)
-			}
+			d.batch(s, batch.Frames)
 		}
 	})
 	err = s.sendAll(call)

@@ -34,8 +34,10 @@ func (c *fuzzConn) keep(frame []byte) {
 	c.said = append(c.said, f)
 }
 
-func (c *fuzzConn) Send(frame []byte) (int, bool) {
-	c.keep(frame)
+func (c *fuzzConn) Send(frames ...[]byte) (int, bool) {
+	for _, frame := range frames {
+		c.keep(frame)
+	}
 	return 0, !c.closed
 }
 
@@ -197,10 +199,10 @@ func FuzzHostFrames(f *testing.F) {
 			case *cellpb.HostFrame_Attached:
 				s.Attached(body.Attached)
 			case *cellpb.HostFrame_Response:
-				s.Response(body.Response)
+				s.Deliver([]*cellpb.HostFrame{frame})
 			case *cellpb.HostFrame_Push:
 				sent := len(conn.said)
-				s.Push(body.Push)
+				s.Deliver([]*cellpb.HostFrame{frame})
 				if len(conn.said) > sent && body.Push.FirstPts != next {
 					t.Errorf("updates from %d were written where %d is next", body.Push.FirstPts, next)
 				}

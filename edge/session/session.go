@@ -144,13 +144,12 @@ func (s *Session) requestLocked(id uint64, b []byte) {
 	}
 }
 
-// sendLocked queues a frame for the client.
-func (s *Session) sendLocked(frame []byte) bool {
-	queued, ok := s.conn.Send(frame)
+// sendLocked queues frames for the client, for one write.
+func (s *Session) sendLocked(frames ...[]byte) {
+	queued, _ := s.conn.Send(frames...) // one that is torn down tells Closed
 	if queued > s.server.cfg.OutBytesMax {
 		s.slow = true // until Drained
 	}
-	return ok
 }
 
 // refuse answers a connection that breaks the protocol and closes it.

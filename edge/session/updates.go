@@ -7,30 +7,65 @@ import (
 	cellpb "github.com/waggle-im/waggle/proto/cell"
 )
 
-// Push implements [router.Client].
-func (s *Session) Push(p *cellpb.Push) {
+// gatherBytes is what one write to a client gathers: past a TLS record there
+// is nothing to gain, and a client that does not read must be noticed before
+// more is queued.
+const gatherBytes = 16 << 10
+
+// Deliver implements [router.Client]. One write for all frames spares a system
+// call, a TLS record and the client's wake-up for each but the first.
+func (s *Session) Deliver(frames []*cellpb.HostFrame) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.phase != welcomed || p.LastPts == ^uint64(0) {
-		return // nothing could follow the greatest number
+	var few [4][]byte // on the stack: most batches bring less
+	out, size := few[:0], 0
+	for _, f := range frames {
+		if s.phase != welcomed {
+			return
+		}
+		var frame []byte
+		switch body := f.Body.(type) {
+		case *cellpb.HostFrame_Response:
+			frame = s.responseLocked(body.Response)
+		case *cellpb.HostFrame_Push:
+			frame = s.pushLocked(body.Push)
+		}
+		if frame == nil {
+			continue
+		}
+		out, size = append(out, frame), size+len(frame)
+		if size >= gatherBytes {
+			s.sendLocked(out...)
+			out, size = out[:0], 0
+		}
 	}
+	if len(out) > 0 {
+		s.sendLocked(out...)
+	}
+}
+
+// pushLocked is what a push has the client told: its frame, or nil.
+func (s *Session) pushLocked(p *cellpb.Push) []byte {
+	if p.LastPts == ^uint64(0) {
+		return nil // nothing could follow the greatest number
+	}
+	defer s.watchLocked()
 	s.newest = max(s.newest, p.Newest, p.LastPts)
 	switch {
 	case !s.subscribe || p.LastPts < s.next:
-		return
 	case s.slow:
 		s.server.counts.dropped.Add(1) // Drained fetches it
-		return
 	case p.FirstPts != s.next:
 		s.server.counts.dropped.Add(1)
 		s.fetchLocked(time.Now())
-	case s.sendLocked(p.Frame):
+	default:
 		s.server.counts.pushes.Add(1)
 		s.next = p.LastPts + 1
 		s.progress = time.Now().UnixMilli()
 		s.fetching = s.fetching && s.behindLocked()
+		return p.Frame
 	}
-	s.watchLocked()
+	return nil
 }
 
 // Drained implements [listen.Receiver]: the client has read what was queued.
@@ -88,23 +123,18 @@ func (s *Session) stillBehind(now time.Time) bool {
 	return true
 }
 
-// Response implements [router.Client]: it answers the request it names. A
-// request may have been repeated and so answered twice; the second answer is
-// dropped. "Ask elsewhere" is for us, not for the client.
-func (s *Session) Response(frame []byte) {
+// responseLocked answers the request that frame names: it is the frame to
+// send, or nil. A request may have been repeated and so answered twice; the
+// second answer is dropped. "Ask elsewhere" is for us, not for the client.
+func (s *Session) responseLocked(frame []byte) []byte {
 	id, code := peekResponse(frame)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.phase != welcomed {
-		return
-	}
 	if id == 0 {
 		// Presence and typing are soon old: a client that reads slowly does
 		// without.
 		if code != 0 || !s.slow {
-			s.sendLocked(frame)
+			return frame
 		}
-		return
+		return nil
 	}
 	for i := range s.pending {
 		if s.pending[i].id != id {
@@ -112,12 +142,12 @@ func (s *Session) Response(frame []byte) {
 		}
 		if code.Class() == proto.ClassRetryElsewhere {
 			s.link.Reattach(s.attempt)
-			return
+			return nil
 		}
 		s.answeredLocked(i)
-		s.sendLocked(frame)
-		return
+		return frame
 	}
+	return nil
 }
 
 func (s *Session) answeredLocked(i int) {
