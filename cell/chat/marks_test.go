@@ -135,7 +135,7 @@ func TestReadMarksAreJoined(t *testing.T) {
 		if len(requests) == 0 {
 			return nil
 		}
-		h.replied(&cellpb.LeadReply{Id: requests[0].Id, Body: &cellpb.LeadReply_Read{Read: &cellpb.ReadResult{}}})
+		h.replied(&cellpb.LeadReply{Id: requests[0].Id, Body: &cellpb.LeadReply_Read{Read: &cellpb.ReadResult{Events: &cellpb.Events{}}}})
 		requests = leader.take(h)
 		if len(requests) != 1 || len(requests[0].GetPropose().GetCommands()) != 1 {
 			t.Fatalf("proposed %v", requests)
