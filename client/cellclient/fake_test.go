@@ -114,7 +114,9 @@ func (c *fakeCluster) node(name proto.NodeID, cell proto.CellID) *fakeNode {
 
 // done is the answer that names who was asked for what.
 func done(req *cellpb.RelayRequest) *cellpb.RelayReply {
-	return &cellpb.RelayReply{Id: req.Id, Body: &cellpb.RelayReply_Result{Result: &cellpb.Result{User: req.GetReadUser().GetUser()}}}
+	return &cellpb.RelayReply{Id: req.Id, Body: &cellpb.RelayReply_User{User: &cellpb.UserInfo{
+		User: req.GetReadUser().GetUser(), Profile: new(cellpb.Profile),
+	}}}
 }
 
 func refused(req *cellpb.RelayRequest, code proto.Code, route *cellpb.Route) *cellpb.RelayReply {

@@ -25,7 +25,7 @@ func (c *fakeCluster) hosted(epoch uint64, host string) {
 
 func wantUser(t *testing.T, reply *cellpb.RelayReply, err error, user uint64) {
 	t.Helper()
-	if err != nil || reply.GetResult().GetUser() != user {
+	if err != nil || reply.GetUser().GetUser() != user {
 		t.Errorf("answered %v, %v, want user %d", reply, err, user)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -71,7 +72,12 @@ func sqliteDialect(path string) (dialect, error) {
 	}.Encode()}).String()
 	return dialect{
 		name: path, goose: goose.DialectSQLite3, folder: "migrations/sqlite", driver: "sqlite", source: source, conns: 4,
-		lock: func(ctx context.Context, _ *sql.DB) (func(), error) { return filelock.Lock(ctx, abs+".lock") },
+		lock: func(ctx context.Context, _ *sql.DB) (func(), error) {
+			if _, err := os.Stat(filepath.Dir(abs)); err != nil {
+				return nil, err // the lock would make the folder of a mistyped path
+			}
+			return filelock.Lock(ctx, abs+".lock")
+		},
 		duplicate: func(err error) bool {
 			e, ok := errors.AsType[*sqlite.Error](err)
 			return ok && (e.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE || e.Code() == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
