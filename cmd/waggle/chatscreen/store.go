@@ -132,6 +132,7 @@ func (s *store) event(e *clientpb.Event) bool {
 	if !r.own && e.FromName != "" {
 		t.peerName = e.FromName
 	}
+	t.heard(r)
 	t.dropPosted(r)
 	fresh := e.Seq > t.lastSeq
 	if fresh {
@@ -154,6 +155,14 @@ func (s *store) rowOf(e *clientpb.Event) *row {
 	return &row{
 		seq: e.Seq, id: string(e.ClientMsgId), own: proto.EntityID(e.From) == s.me, name: e.FromName, timeMS: e.TimeMs,
 		messages: e.Messages, text: bodyText(e), missing: e.BodyMissing,
+	}
+}
+
+// heard notes that whoever writes has read what stands before it: the server
+// counts it so and sends no mark of its own for it.
+func (t *thread) heard(r *row) {
+	if !r.own {
+		t.raiseMarks(r.seq, r.seq)
 	}
 }
 
@@ -190,6 +199,7 @@ func (s *store) newest(id string, events []*clientpb.Event, more bool) {
 	t.rows, t.older, t.loaded, t.asking = nil, more, true, false
 	for _, e := range events {
 		r := s.rowOf(e)
+		t.heard(r)
 		t.dropPosted(r)
 		t.rows = append(t.rows, r)
 	}

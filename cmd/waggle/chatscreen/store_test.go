@@ -195,6 +195,26 @@ func TestMarksOnlyRise(t *testing.T) {
 	}
 }
 
+// The server sends no mark for what a message of the other side implies.
+func TestWhoeverWritesHasRead(t *testing.T) {
+	for _, byPage := range []bool{false, true} {
+		s := newStoreOf(me)
+		s.newest(direct, []*clientpb.Event{message(1, me)}, false)
+		th := s.thread(direct)
+		if got := th.state(th.rows[0]); got != "✓" {
+			t.Fatalf("before the answer it is %q", got)
+		}
+		if byPage {
+			s.newest(direct, []*clientpb.Event{message(1, me), message(2, peer)}, false)
+		} else {
+			s.event(message(2, peer))
+		}
+		if got := th.state(th.rows[0]); got != "✓✓ read" {
+			t.Errorf("after the answer, by a page: %v, it is %q", byPage, got)
+		}
+	}
+}
+
 func TestAnotherDeviceReads(t *testing.T) {
 	s := newStoreOf(me)
 	s.newest(direct, nil, false)
