@@ -105,9 +105,9 @@ func (r *slowReader) readAll(c *Cluster, cfg *tls.Config, n int, text string) er
 // amount of memory each, slow nobody else down much, and have missed nothing
 // when they read again.
 func TestManySlowReaders(t *testing.T) {
-	n, each := 200, 40
+	n, each, patience := 200, 40, 2*Wait
 	if long() {
-		n, each = 1000, 100
+		n, each, patience = 1000, 100, 20*time.Minute // 1.5 GB, each message acknowledged before the next
 	}
 	c := StartConfigured(t, devcluster.Options{}, "cell: {messages_per_second: -1}\n")
 	cfg := c.TLS()
@@ -132,7 +132,7 @@ func TestManySlowReaders(t *testing.T) {
 	// The writers write to other people first: the same work without slow
 	// readers is what people are compared with.
 	write := func(to func(i int) string) func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*Wait)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		var wg sync.WaitGroup
 		for s := range senders {
 			wg.Go(func() {
