@@ -18,6 +18,7 @@ import (
 	"github.com/waggle-im/waggle/internal/devcluster"
 	"github.com/waggle-im/waggle/internal/history"
 	"github.com/waggle-im/waggle/internal/testcluster"
+	"github.com/waggle-im/waggle/internal/testservers"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -35,7 +36,7 @@ func commonFor(t *testing.T, c *testcluster.Cluster, transport client.Transport)
 }
 
 func TestAgainstACluster(t *testing.T) {
-	c := testcluster.Start(t, devcluster.Options{Cells: 2, Plaintext: testcluster.FreeAddr(t)})
+	c := testcluster.Start(t, devcluster.Options{Cells: 2, Plaintext: testservers.FreeAddr(t)})
 	t.Run("open loop", func(t *testing.T) {
 		checkRun(t, RunConfig{Common: commonFor(t, c, client.TCP), Pairs: 4, Rate: 100, SizeBytes: 200, Duration: time.Second, Placement: CrossCell})
 	})
@@ -128,7 +129,7 @@ func checkIdle(t *testing.T, common Common) {
 }
 
 func TestUnreachable(t *testing.T) {
-	addr := testcluster.FreeAddr(t)
+	addr := testservers.FreeAddr(t)
 	cfg := RunConfig{
 		Common: Common{Server: addr, Admin: addr, Out: t.TempDir(), Transport: client.Plain},
 		Pairs:  1, Window: 1, SizeBytes: 200, Duration: time.Second, Placement: SameCell,
@@ -195,7 +196,7 @@ func TestCompare(t *testing.T) {
 	a := &Result{Mode: "run", Transport: "tcp", Acked: 1000, AckMs: &Quantiles{P50: 2}, CPUUsPerMessage: some(50)}
 	b := &Result{Mode: "run", Transport: "quic", Acked: 2500, AckMs: &Quantiles{P50: 3}}
 	var out strings.Builder
-	if err := Compare(a, b, &out); err != nil {
+	if err := Compare([]*Result{a}, []*Result{b}, &out); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"not alike: transport is tcp, and quic", "2.500", "1.500"} {

@@ -3,11 +3,13 @@
 //	result, err := bench.Run(ctx, bench.RunConfig{Common: bench.Common{Server: "127.0.0.1:7443", …}, Pairs: 500, Window: 500, …})
 //
 // [Run] sends messages between pairs, [Idle] holds connections that say
-// nothing. Both make their accounts through the operator's AddAccounts, read
-// what the servers use from /proc of the server processes where these run on
-// the same machine, and leave a folder with result.json, report.md, plots and,
-// for Run, the history of every client, which [Verify] judges again.
-// [Compare] puts two results side by side.
+// nothing, [LimitsOf] looks for what a cell bears of both, [Move] moves a range
+// under load, and [StormOf] breaks all connections at once. They make their
+// accounts through the operator's AddAccounts, read what the servers use from
+// /proc of the server processes where these run on the same machine, and leave
+// a folder with result.json, report.md, plots and, for Run and Move, the
+// history of every client, which [Verify] judges again. [Compare] puts results,
+// or sets of repeated ones, side by side.
 //
 // Latency is counted from when a send was due. In an open loop (a rate) that
 // is the schedule's time, whatever the server does; in a closed loop (a

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -145,9 +146,19 @@ func (h *holder) connectAll(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
+// connect makes a connection. Refused for now it tries again, as the SDK does.
 func (h *holder) connect(ctx context.Context, i int) error {
 	ctx, cancel := context.WithTimeout(ctx, holdDialTimeout)
 	defer cancel()
+	for {
+		err := h.connectOnce(ctx, i)
+		if err == nil || !refusedForNow(err) || !pause(ctx, rand.N(quicRefusedWait)) {
+			return err
+		}
+	}
+}
+
+func (h *holder) connectOnce(ctx context.Context, i int) error {
 	c, err := h.dial(ctx, i)
 	if err != nil {
 		return err

@@ -17,6 +17,9 @@ const (
 	perSocket = 100
 	// quicIdle is three heartbeats.
 	quicIdle = 90 * time.Second
+	// quicRefusedWait is the longest wait before a refused connection is tried
+	// again: a server works its queue of new ones off in less.
+	quicRefusedWait = 200 * time.Millisecond
 )
 
 // quicSockets are the UDP sockets of a holder. Use the zero value.
@@ -62,6 +65,13 @@ func (s *quicSockets) dial(ctx context.Context, server string, t *tls.Config) (h
 		return held{}, errors.Join(err, conn.CloseWithError(0, ""))
 	}
 	return held{stream, func() { _ = conn.CloseWithError(0, "") }}, nil
+}
+
+// refusedForNow tells whether a server had too many new connections at work,
+// which shows in the handshake or right after.
+func refusedForNow(err error) bool {
+	refused, ok := errors.AsType[*quic.TransportError](err)
+	return ok && refused.ErrorCode == quic.ConnectionRefused
 }
 
 func (s *quicSockets) close() {

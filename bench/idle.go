@@ -178,6 +178,26 @@ func rest(ctx context.Context, d time.Duration) error {
 
 // startHolders starts the client processes and hands each its share.
 func (cfg *IdleConfig) startHolders(ctx context.Context, accounts []account) ([]*holding, error) {
+	orders, err := cfg.orders(accounts)
+	if err != nil {
+		return nil, err
+	}
+	var out []*holding
+	for _, order := range orders {
+		p, err := cfg.startHolder(ctx)
+		if err != nil {
+			return out, err
+		}
+		out = append(out, p)
+		if err := json.NewEncoder(p.in).Encode(order); err != nil {
+			return out, fmt.Errorf("give a client process its order: %w", err)
+		}
+	}
+	return out, nil
+}
+
+// orders shares the accounts out among the client processes.
+func (cfg *IdleConfig) orders(accounts []account) ([]holdOrder, error) {
 	order := holdOrder{Server: cfg.Server, Transport: cfg.Transport}
 	if cfg.Transport != client.Plain {
 		var err error
@@ -187,7 +207,7 @@ func (cfg *IdleConfig) startHolders(ctx context.Context, accounts []account) ([]
 	}
 	host, _, _ := net.SplitHostPort(cfg.Server)
 	loopback := net.ParseIP(host).To4() != nil && net.ParseIP(host).IsLoopback()
-	var out []*holding
+	var out []holdOrder
 	source := 1
 	for i := range cfg.Procs {
 		mine := order
@@ -198,14 +218,7 @@ func (cfg *IdleConfig) startHolders(ctx context.Context, accounts []account) ([]
 				source++
 			}
 		}
-		p, err := cfg.startHolder(ctx)
-		if err != nil {
-			return out, err
-		}
-		out = append(out, p)
-		if err := json.NewEncoder(p.in).Encode(mine); err != nil {
-			return out, fmt.Errorf("give a client process its order: %w", err)
-		}
+		out = append(out, mine)
 	}
 	return out, nil
 }

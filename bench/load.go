@@ -74,9 +74,11 @@ func (p *person) settle(missing int64) {
 // load is people who write to each other while everything is recorded.
 type load struct {
 	cfg      *RunConfig
+	measures string // mode of the result; empty: run or move
 	tls      *tls.Config
 	plan     plan
 	threads  []string // of each pair
+	ids      []proto.ThreadID
 	people   []*person
 	recorder *history.Recorder
 
@@ -86,9 +88,16 @@ type load struct {
 
 	start        time.Time // of sending; set before the first message
 	ack, deliver *tally
-	lag          *tally       // of the generator behind its schedule
-	sent         atomic.Int64 // measured messages
+	lag          *tally                          // of the generator behind its schedule
+	pauses       *pauses                         // of a range that moves; nil: none does
+	marks        []mark                          // events to draw
+	beside       func(context.Context) error     // what is done under the load, which ends with it; nil: it ends by time
+	observe      func(at, took time.Duration)    // told of each acknowledgement; nil: nobody
+	refused      func(*proto.Error)              // told of each refusal; nil: nobody
+	turned       func(p *person, s client.State) // told of each change of a connection; nil: nobody
+	sent         atomic.Int64                    // measured messages
 	ackedAll     atomic.Int64
+	resyncs      atomic.Int64
 	outstanding  atomic.Int64
 	disconnects  atomic.Int64
 	quiet        atomic.Bool // closing: losses do not count
@@ -104,7 +113,8 @@ func newLoad(cfg *RunConfig, tlsConfig *tls.Config, p plan, accounts []account) 
 		l.people = append(l.people, &person{account: a, record: l.recorder.Device(a.User, a.Device)})
 	}
 	for _, pair := range p.pairs {
-		l.threads = append(l.threads, proto.DirectThread(accounts[pair.a].User, accounts[pair.b].User).String())
+		id := proto.DirectThread(accounts[pair.a].User, accounts[pair.b].User)
+		l.threads, l.ids = append(l.threads, id.String()), append(l.ids, id)
 	}
 	return l
 }
@@ -126,8 +136,12 @@ func (l *load) join(ctx context.Context, p *person) error {
 		Subscribe: true,
 		OnUpdate:  func(u client.Update) { l.received(p, u) },
 		OnBody:    func(u client.Update) { p.record.BodyReceived(u.Pts, u.Event); l.delivered(p, u.Event) },
-		OnResync:  func(r client.Resync) { p.record.Resynced(r.Incarnation, r.Pts) },
+		OnRefused: l.refused,
+		OnResync:  func(r client.Resync) { l.resyncs.Add(1); p.record.Resynced(r.Incarnation, r.Pts) },
 		OnState: func(s client.State, _ error) {
+			if l.turned != nil {
+				l.turned(p, s)
+			}
 			switch {
 			case s == client.Connected:
 				p.up.Store(true)
@@ -146,6 +160,17 @@ func (l *load) join(ctx context.Context, p *person) error {
 		return fmt.Errorf("connect to %s by %s: %w (are the limits per address lifted, `edge.exempt_loopback: true`?)", l.cfg.Server, l.cfg.Transport, err)
 	}
 	return nil
+}
+
+// mode names what is measured.
+func (l *load) mode() string {
+	if l.measures != "" {
+		return l.measures
+	}
+	if l.pauses != nil {
+		return "move"
+	}
+	return "run"
 }
 
 // close ends all clients and waits until they have.
@@ -227,8 +252,15 @@ func (l *load) post(n int64, at time.Duration) func() {
 			l.fail(errorKind(err))
 			return
 		}
-		l.ack.add(at, time.Since(l.start)-at, l.isMeasured(at))
+		took := time.Since(l.start) - at
+		l.ack.add(at, took, l.isMeasured(at))
+		if l.pauses != nil && l.pauses.touches(l.ids[i], p.account.User) {
+			l.pauses.add(wait{p.account.User, at, took})
+		}
 		l.ackedAll.Add(1)
+		if l.observe != nil {
+			l.observe(at, took)
+		}
 		record.Acked(sent.Seq, sent.Time, sent.ClientMsgID)
 		p.expected.Add(1)
 		l.people[to].expected.Add(1)
@@ -266,21 +298,28 @@ func errorKind(err error) string {
 // send runs warm-up and load. What it leaves unanswered has been waited for
 // when it returns.
 func (l *load) send(ctx context.Context, c *cluster) (measured, error) {
+	sending, stop := context.WithCancel(ctx)
+	defer stop()
 	l.start = time.Now()
 	end := l.start.Add(l.cfg.WarmUp + l.cfg.Duration)
 	var senders sync.WaitGroup
 	if l.cfg.Window > 0 {
 		l.cfg.say("%s: %d messages outstanding", l.cfg.WarmUp+l.cfg.Duration, l.cfg.Window)
-		l.closedLoop(ctx, end, &senders)
+		l.closedLoop(sending, end, &senders)
 	} else {
 		l.cfg.say("%s: %g messages/s", l.cfg.WarmUp+l.cfg.Duration, l.cfg.Rate)
-		senders.Go(func() { l.openLoop(ctx, end, &senders) })
+		senders.Go(func() { l.openLoop(sending, end, &senders) })
 	}
 	var m measured
 	err := l.watch(ctx, l.start.Add(l.cfg.WarmUp))
 	acked := l.ackedAll.Load()
 	m.from = c.measure()
-	if err == nil {
+	switch {
+	case err != nil:
+	case l.beside != nil:
+		err = l.beside(ctx)
+		stop()
+	default:
 		err = l.watch(ctx, end)
 	}
 	m.to = c.measure()

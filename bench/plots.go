@@ -16,6 +16,13 @@ import (
 type charts struct {
 	ack, deliver *tally
 	warmUp       time.Duration
+	marks        []mark
+}
+
+// mark is an event of a run.
+type mark struct {
+	at   time.Duration // since the start of sending
+	name string        // empty: only a line
 }
 
 type chartFile struct{ title, file string }
@@ -49,14 +56,14 @@ func (c charts) write(dir string) ([]chartFile, error) {
 		{"Latency by percentile", "percentiles.svg"},
 	}
 	title := fmt.Sprintf("Latency by the second a message was due in (warm-up until %s)", c.warmUp)
-	if err := draw(filepath.Join(dir, out[0].file), title, "seconds", over); err != nil {
+	if err := drawLines(filepath.Join(dir, out[0].file), title, "seconds", over, c.marks...); err != nil {
 		return nil, err
 	}
-	err := draw(filepath.Join(dir, out[1].file), "Latency by percentile", "1 in 10^x messages took longer (1: p90, 2: p99, 3: p99.9)", spread)
+	err := drawLines(filepath.Join(dir, out[1].file), "Latency by percentile", "1 in 10^x messages took longer (1: p90, 2: p99, 3: p99.9)", spread)
 	return out, err
 }
 
-func draw(path, title, x string, lines []line) error {
+func drawLines(path, title, x string, lines []line, marks ...mark) error {
 	p := plot.New()
 	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = title, x, "ms"
 	p.Y.Min, p.X.Min, p.Legend.Top, p.Legend.Left = 0, 0, true, true
@@ -73,8 +80,35 @@ func draw(path, title, x string, lines []line) error {
 		p.Add(curve)
 		p.Legend.Add(l.name, curve)
 	}
+	if err := drawMarks(p, marks); err != nil {
+		return fmt.Errorf("bench: draw %s: %w", path, err)
+	}
 	if err := p.Save(chartWidth, chartHeight, path); err != nil {
 		return fmt.Errorf("bench: draw %s: %w", path, err)
+	}
+	return nil
+}
+
+// drawMarks draws each event as a line over the whole height, with its name.
+func drawMarks(p *plot.Plot, marks []mark) error {
+	for i, m := range marks {
+		x := m.at.Seconds()
+		curve, err := plotter.NewLine(plotter.XYs{{X: x, Y: 0}, {X: x, Y: p.Y.Max}})
+		if err != nil {
+			return err
+		}
+		curve.Color, curve.Dashes = color.Gray{Y: 128}, []vg.Length{vg.Points(2), vg.Points(3)}
+		p.Add(curve)
+		if m.name == "" {
+			continue
+		}
+		// Names of events that follow closely stand one below the other.
+		y := p.Y.Max * (0.95 - 0.06*float64(i%12))
+		names, err := plotter.NewLabels(plotter.XYLabels{XYs: plotter.XYs{{X: x, Y: y}}, Labels: []string{" " + m.name}})
+		if err != nil {
+			return err
+		}
+		p.Add(names)
 	}
 	return nil
 }

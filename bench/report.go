@@ -3,7 +3,6 @@ package bench
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -77,17 +76,13 @@ func clusterNotes(c *cluster) []note {
 // writeReport writes report.md and the plots.
 func writeReport(dir string, r *Result, notes []note, violations []history.Violation, plots charts) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# waggle-bench %s\n\n", r.Mode)
-	fmt.Fprintf(&b, "- command: `%s`\n- time: %s\n- commit: %s\n- machine: %s\n- transport: %s\n", r.Command, time.Now().UTC().Format(time.RFC3339), r.Commit, r.Machine, r.Transport)
-	if r.Placement != "" {
-		fmt.Fprintf(&b, "- placement: %s\n", r.Placement)
-	}
-	for _, n := range notes {
-		fmt.Fprintf(&b, "- %s: %s\n", n.name, n.value)
-	}
+	b.WriteString(reportHead(r, time.Now(), notes))
 	b.WriteString("\n| | |\n| --- | --- |\n")
 	for _, row := range resultRows(r) {
 		fmt.Fprintf(&b, "| %s | %s |\n", row.name, row.value)
+	}
+	if q := r.PauseMs; q != nil {
+		fmt.Fprintf(&b, "\nPause of a move, as senders of the range saw it: p50 %.1f ms, p99 %.1f ms, at most %.1f ms.\n", q.P50, q.P99, q.Max)
 	}
 	if r.AckMs != nil || r.DeliverMs != nil {
 		b.WriteString("\n| latency, ms | p50 | p90 | p99 | p99.9 | max |\n| --- | --- | --- | --- | --- | --- |\n")
@@ -104,19 +99,7 @@ func writeReport(dir string, r *Result, notes []note, violations []history.Viola
 	if err != nil {
 		return err
 	}
-	for _, f := range files {
-		fmt.Fprintf(&b, "\n![%s](%s)\n", f.title, f.file)
-	}
-	if len(violations) > 0 {
-		fmt.Fprintf(&b, "\n## Broken promises\n\n%d findings; the first ones:\n\n", len(violations))
-		for _, v := range violations[:min(len(violations), violationsShown)] {
-			fmt.Fprintf(&b, "- %s\n", v)
-		}
-	}
-	if err := os.WriteFile(filepath.Join(dir, reportFile), []byte(b.String()), 0o644); err != nil {
-		return fmt.Errorf("bench: write the report: %w", err)
-	}
-	return nil
+	return writeParts(dir, b.String(), pictures(files), brokenPromises(violations))
 }
 
 // resultRows are the counts of a result, for people.
@@ -124,7 +107,7 @@ func resultRows(r *Result) []note {
 	var out []note
 	add := func(name, format string, args ...any) { out = append(out, note{name, fmt.Sprintf(format, args...)}) }
 	add("connections", "%d", r.Connections)
-	if r.Mode == "run" {
+	if r.Mode != "idle" {
 		add("offered rate", "%.0f messages/s", r.OfferedRate)
 		add("sent, acknowledged, received", "%d, %d, %d", r.Sent, r.Acked, r.Received)
 		add("lost, doubled, reordered", "%d, %d, %d", r.Lost, r.Doubled, r.Reordered)

@@ -2,9 +2,12 @@ package bench
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"github.com/waggle-im/waggle/internal/history"
 )
 
 // Quantiles are a latency distribution in milliseconds.
@@ -18,7 +21,7 @@ type Quantiles struct {
 
 // Result is result.json. What was not measured is null.
 type Result struct {
-	Mode      string `json:"mode"` // run or idle
+	Mode      string `json:"mode"` // run, move, idle, limits or storm
 	Commit    string `json:"commit"`
 	Command   string `json:"command"`
 	Machine   string `json:"machine"`
@@ -41,7 +44,7 @@ type Result struct {
 
 	AckMs     *Quantiles `json:"ack_ms"`
 	DeliverMs *Quantiles `json:"deliver_ms"`
-	PauseMs   *Quantiles `json:"pause_ms"`
+	PauseMs   *Quantiles `json:"pause_ms"` // over the senders of a range that moved
 
 	ServerBytesPerConnection *float64         `json:"server_bytes_per_connection"`
 	ServerBytesByNode        map[string]int64 `json:"server_bytes_by_node"` // growth; nodes of one process stand together
@@ -50,10 +53,33 @@ type Result struct {
 	CPUUsPerIdleConnection   *float64         `json:"cpu_us_per_idle_connection"` // per second
 	ConnectsPerSecond        *float64         `json:"connects_per_s"`
 	LimitedBy                string           `json:"limited_by"`
+
+	Limits *Limits `json:"limits,omitempty"` // of mode limits
+	Storm  *Storm  `json:"storm,omitempty"`  // of mode storm
 }
 
-// Faults tells whether the run broke a promise or failed a send.
+// count adds up the checker's findings.
+func (r *Result) count(violations []history.Violation) {
+	for _, v := range violations {
+		switch v.Invariant {
+		case "I1":
+			r.Lost++
+		case "I2":
+			r.Doubled++
+		case "I3", "I5", "I6":
+			r.Reordered++
+		default:
+			r.Errors[v.Invariant]++
+		}
+	}
+}
+
+// Faults tells whether the run broke a promise, failed a send, or found no
+// limit of the cell.
 func (r *Result) Faults() error {
+	if r.Limits != nil && r.Limits.Refused != "" {
+		return errors.New("no limit of the cell: " + r.Limits.Refused)
+	}
 	if r.Lost+r.Doubled+r.Reordered == 0 && len(r.Errors) == 0 {
 		return nil
 	}

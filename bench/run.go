@@ -27,35 +27,11 @@ func Run(ctx context.Context, cfg RunConfig) (*Result, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	tlsConfig, err := cfg.tls()
-	if err != nil {
-		return nil, err
-	}
-	c, err := openCluster(ctx, cfg.Admin)
+	l, c, err := prepare(ctx, &cfg)
 	if err != nil {
 		return nil, err
 	}
 	defer c.close()
-	if err := c.enoughDescriptors(cfg.Users, cfg.Users); err != nil {
-		return nil, err
-	}
-	p, err := newPlan(cfg.Users, cfg.Pairs, len(c.cells), cfg.Placement)
-	if err != nil {
-		return nil, err
-	}
-	if err := os.MkdirAll(cfg.Out, 0o755); err != nil {
-		return nil, fmt.Errorf("bench: make the folder for the results: %w", err)
-	}
-	cells := make([]string, cfg.Users)
-	for i, cell := range p.cells {
-		cells[i] = c.cells[cell]
-	}
-	cfg.say("making %d accounts in %d cells", cfg.Users, len(c.cells))
-	accounts, err := c.addAccounts(ctx, cells)
-	if err != nil {
-		return nil, err
-	}
-	l := newLoad(&cfg, tlsConfig, p, accounts)
 	defer l.close()
 	m, err := l.measure(ctx, c)
 	if err != nil {
@@ -107,7 +83,7 @@ func (l *load) judge(ctx context.Context, c *cluster, m measured) (*Result, erro
 	if err := writeResult(l.cfg.Out, r); err != nil {
 		return nil, err
 	}
-	return r, writeReport(l.cfg.Out, r, notes, violations, charts{ack: l.ack, deliver: l.deliver, warmUp: l.cfg.WarmUp})
+	return r, writeReport(l.cfg.Out, r, notes, violations, charts{ack: l.ack, deliver: l.deliver, warmUp: l.cfg.WarmUp, marks: l.marks})
 }
 
 // enoughDescriptors refuses what would run out of descriptors half-way.
@@ -149,26 +125,16 @@ func (l *load) result(c *cluster, m measured, violations []history.Violation) *R
 	cfg := l.cfg
 	seconds := cfg.Duration.Seconds()
 	r := &Result{
-		Mode: "run", Commit: version.Commit(), Command: cfg.Command, Machine: machine(), Transport: string(cfg.Transport), Placement: cfg.Placement,
+		Mode: l.mode(), Commit: version.Commit(), Command: cfg.Command, Machine: machine(), Transport: string(cfg.Transport), Placement: cfg.Placement,
 		Connections: len(l.people), OfferedRate: cfg.Rate, Sent: l.sent.Load(), Acked: l.ack.count(), Received: l.deliver.count(),
 		Disconnects: l.disconnects.Load(), Errors: l.errorCounts(), AckMs: l.ack.quantiles(), DeliverMs: l.deliver.quantiles(),
+		PauseMs:           l.pauses.quantiles(),
 		ConnectsPerSecond: some(round(float64(len(l.people)) / m.connecting.Seconds())),
 	}
 	if cfg.Window > 0 {
 		r.OfferedRate = round(float64(r.Sent) / seconds)
 	}
-	for _, v := range violations {
-		switch v.Invariant {
-		case "I1":
-			r.Lost++
-		case "I2":
-			r.Doubled++
-		case "I3", "I5", "I6":
-			r.Reordered++
-		default:
-			r.Errors[v.Invariant]++
-		}
-	}
+	r.count(violations)
 	r.LimitedBy = l.limitedBy(m)
 	if m.to.missing == nil && m.before.missing == nil {
 		n := float64(len(l.people))

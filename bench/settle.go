@@ -62,6 +62,21 @@ func (l *load) settle(ctx context.Context) error {
 	return late
 }
 
+// allReceived waits until everybody has been told everything that was stored,
+// and goes on recording.
+func (l *load) allReceived(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
+	for _, p := range l.people {
+		for p.events.Load() < p.expected.Load() {
+			if !pause(ctx, settleEvery) {
+				return fmt.Errorf("user %s lacks %d of %d messages: %w", p.account.User, p.expected.Load()-p.events.Load(), p.expected.Load(), ctx.Err())
+			}
+		}
+	}
+	return nil
+}
+
 // readThread reads a whole thread, newest page first.
 func (l *load) readThread(ctx context.Context, reader *person, thread string) error {
 	for before := uint64(0); ; {

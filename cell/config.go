@@ -12,6 +12,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 
+	"github.com/waggle-im/waggle/cell/resource"
+	"github.com/waggle-im/waggle/cell/resource/files"
+	"github.com/waggle-im/waggle/cell/resource/live"
 	"github.com/waggle-im/waggle/cell/storage/engine"
 	"github.com/waggle-im/waggle/client/cellclient"
 	"github.com/waggle-im/waggle/client/controlclient"
@@ -20,8 +23,9 @@ import (
 
 // The roles of a cell node.
 const (
-	RoleChat    = "chat"
-	RoleStorage = "storage"
+	RoleChat     = "chat"
+	RoleStorage  = "storage"
+	RoleResource = "resource"
 )
 
 // Who may write to whom in direct threads, beside what each user decides.
@@ -34,13 +38,16 @@ const (
 type Config struct {
 	Node              proto.NodeID
 	Cell              proto.CellID
-	Roles             []string // of RoleChat, RoleStorage; empty: both
+	Roles             []string // of RoleChat, RoleStorage, RoleResource; empty: all
 	DataDir           string
 	Engine            engine.Config
 	MessagesPerSecond int           // each user's sends; default 100, negative: no limit
 	MessagesBurst     int           // default 500
 	PresenceRefresh   time.Duration // how often it is said again who is online; default 10 s
 	DirectFrom        string        // who may write to whom: DirectFromAnyone (default, also empty) or DirectFromFriends
+	Rules             uint32        // take part in no newer rules version; 0: all this release knows
+	Files             files.Config  // Node, Cell and Dir are set by New
+	Live              live.Config   // Dir is set by New
 }
 
 // Has tells whether the node has a role.
@@ -53,15 +60,15 @@ func (c Config) Validate() error {
 		return errors.New("cell: the node has no name")
 	case c.Cell == "":
 		return fmt.Errorf("cell: node %s names no cell", c.Node)
-	case c.DataDir == "" && c.Has(RoleStorage):
-		return fmt.Errorf("cell: node %s has the storage role and no data directory", c.Node)
+	case c.DataDir == "" && (c.Has(RoleStorage) || c.Has(RoleResource)):
+		return fmt.Errorf("cell: node %s has the storage or the resource role and no data directory", c.Node)
 	}
 	if d := c.DirectFrom; d != "" && d != DirectFromAnyone && d != DirectFromFriends {
 		return fmt.Errorf("cell: node %s: chat.direct_from is %q: know %s and %s", c.Node, d, DirectFromAnyone, DirectFromFriends)
 	}
 	for _, role := range c.Roles {
-		if role != RoleChat && role != RoleStorage {
-			return fmt.Errorf("cell: node %s has the unknown role %q: know %s and %s", c.Node, role, RoleChat, RoleStorage)
+		if role != RoleChat && role != RoleStorage && role != RoleResource {
+			return fmt.Errorf("cell: node %s has the unknown role %q: know %s, %s and %s", c.Node, role, RoleChat, RoleStorage, RoleResource)
 		}
 	}
 	return nil
@@ -71,7 +78,10 @@ func (c Config) Validate() error {
 // nil (no TLS, for tests).
 type Deps struct {
 	Cluster       *controlclient.Client
-	Listener      net.Listener // for gRPC; closed by Run
+	Listener      net.Listener       // for gRPC; closed by Run
+	Files         net.Listener       // of the resource role, closed by Run; nil: the node serves no files
+	FilesTLS      *tls.Config        // of Files
+	Live          resource.LivePorts // of the resource role; closed by Run
 	ServerOptions []grpc.ServerOption
 	ClientTLS     func(proto.NodeID) *tls.Config
 	Logger        *slog.Logger

@@ -13,6 +13,8 @@ import (
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/waggle-im/waggle/cell/chat"
+	"github.com/waggle-im/waggle/cell/resource"
+	"github.com/waggle-im/waggle/cell/resource/live/rights"
 	"github.com/waggle-im/waggle/cell/storage"
 	"github.com/waggle-im/waggle/cell/storage/engine"
 	"github.com/waggle-im/waggle/client/cellclient"
@@ -33,6 +35,12 @@ type Node struct {
 	storage *storage.Service // nil without the role
 	chat    *chat.Service    // nil without the role
 	server  *grpc.Server
+
+	resource *resource.Server  // nil without the role
+	relay    *cellclient.Relay // of the resource role
+
+	mu     sync.RWMutex // held while the stores are read from outside; guards closed
+	closed bool
 }
 
 // New opens the node's stores. It starts nothing; a node that is not run
@@ -75,8 +83,33 @@ func New(cfg Config, deps Deps) (*Node, error) {
 			Logger: n.logger, Registerer: deps.Registerer,
 		})
 	}
+	if cfg.Has(RoleResource) && deps.Files != nil {
+		if err := n.openResource(); err != nil {
+			return nil, errors.Join(err, n.Close())
+		}
+	}
 	n.register()
 	return n, nil
+}
+
+// openResource opens the files. They have a relay of their own: what they ask
+// must not wait behind messages.
+func (n *Node) openResource() error {
+	cfg := resource.Config{Files: n.cfg.Files, Live: n.cfg.Live, Who: rights.Config{
+		Node: n.cfg.Node, Cell: n.cfg.Cell, Dir: filepath.Join(n.cfg.DataDir, "live"),
+	}}
+	cfg.Files.Node, cfg.Files.Cell, cfg.Files.Dir = n.cfg.Node, n.cfg.Cell, filepath.Join(n.cfg.DataDir, "files")
+	var local cellclient.LocalHosts
+	if n.chat != nil {
+		local = n.chat
+	}
+	n.relay = cellclient.NewRelay(n.cfg.Node, n.dialer, cellclient.NewLocator(n.deps.Cluster, n.dialer), local)
+	var err error
+	n.resource, err = resource.New(cfg, resource.Deps{
+		Listener: n.deps.Files, Live: n.deps.Live, ServerTLS: n.deps.FilesTLS, ClientTLS: n.deps.ClientTLS,
+		Ranges: n.relay, Directory: n.deps.Cluster, Log: n.logger, Registry: n.deps.Registerer,
+	})
+	return err
 }
 
 func (n *Node) openStorage() error {
@@ -85,7 +118,7 @@ func (n *Node) openStorage() error {
 		return err
 	}
 	n.storage, err = storage.New(storage.Config{
-		Self: n.cfg.Node, Engine: n.engine, Conn: n.dialer.Conn, Logger: n.logger, Registerer: n.deps.Registerer,
+		Self: n.cfg.Node, Cell: n.cfg.Cell, Engine: n.engine, Rules: n.cfg.Rules, Conn: n.dialer.Conn, Logger: n.logger, Registerer: n.deps.Registerer,
 	})
 	if err != nil {
 		return errors.Join(err, n.engine.Close())
@@ -95,7 +128,16 @@ func (n *Node) openStorage() error {
 
 // Close frees a node that is not running.
 func (n *Node) Close() error {
+	n.mu.Lock() // after whoever reads the stores
+	n.closed = true
+	n.mu.Unlock()
+	if n.relay != nil {
+		n.relay.Close()
+	}
 	err := n.dialer.Close()
+	if n.resource != nil {
+		err = errors.Join(err, n.resource.Close())
+	}
 	if n.engine != nil {
 		err = errors.Join(err, n.engine.Close())
 	}
@@ -118,11 +160,12 @@ func (n *Node) register() {
 	}
 }
 
-// Run serves until ctx ends, and then lets its sessions go, finishes what is
-// being written and closes the stores. An error means that the node cannot go
-// on: its stores can no longer write, or its port is gone.
-func (n *Node) Run(ctx context.Context) error {
-	ctx, cancel := context.WithCancelCause(ctx)
+// Run serves until stopping ends. Then it gives away what it leads, lets its
+// sessions go, finishes what is being written and closes the stores. An error
+// means that the node cannot go on: its stores can no longer write, or its port
+// is gone.
+func (n *Node) Run(stopping context.Context) error {
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(stopping))
 	defer cancel(nil)
 	var hosting, storing sync.WaitGroup
 	storageCtx, stopStorage := context.WithCancel(context.WithoutCancel(ctx))
@@ -138,10 +181,22 @@ func (n *Node) Run(ctx context.Context) error {
 		hosting.Go(func() { _ = n.chat.Run(ctx) })
 		hosting.Go(func() { n.followLeaders(ctx) })
 	}
+	if n.resource != nil {
+		// Uploads are brought to an end while their ranges are still hosted.
+		hosting.Go(func() {
+			if err := n.resource.Run(ctx); err != nil && ctx.Err() == nil {
+				cancel(fmt.Errorf("cell: node %s: %w", n.cfg.Node, err))
+			}
+		})
+	}
 	serving := make(chan error, 1)
 	go func() { serving <- n.server.Serve(n.deps.Listener) }() // ends by Stop below
 	var err error
 	select {
+	case <-stopping.Done():
+		n.leave()
+		err = stopping.Err()
+		cancel(err)
 	case <-ctx.Done():
 		err = context.Cause(ctx)
 	case err = <-serving:
@@ -161,17 +216,37 @@ func (n *Node) Run(ctx context.Context) error {
 	return err
 }
 
+// leave says that this node is about to stop and gives what it leads to others
+// that are not, and hosting with it, for at most leaveTimeout.
+func (n *Node) leave() {
+	n.deps.Cluster.SetLeaving(true)
+	if n.storage == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
+	defer cancel()
+	left := n.storage.Drain(ctx, func(id proto.NodeID) bool {
+		v := n.deps.Cluster.View()
+		return v.Nodes[id].Alive && !v.Leaving(id)
+	})
+	if left > 0 {
+		n.logger.Warn("stopping although ranges are still led here: they wait for an election", "ranges", left)
+	}
+}
+
 // Load is what the node reports of itself.
 func (n *Node) Load() *controlpb.Load {
 	load := new(controlpb.Load)
 	if n.chat != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
 		defer cancel()
-		if s, err := n.chat.Sessions(ctx, 0); err == nil {
+		if s, err := n.chat.Sessions(ctx, &cellpb.SessionsRequest{}); err == nil {
 			load.Sessions = s.Sessions
 		}
 	}
-	if n.storage == nil {
+	n.mu.RLock() // the load is asked for until the node is gone, its stores are closed before
+	defer n.mu.RUnlock()
+	if n.storage == nil || n.closed {
 		return load
 	}
 	for _, r := range n.storage.Status() {

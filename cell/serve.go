@@ -7,7 +7,6 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/waggle-im/waggle/cell/chat"
-	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
 )
 
@@ -16,6 +15,9 @@ const (
 	keepaliveMin = 5 * time.Second
 	// loadTimeout bounds the asking of our own shards.
 	loadTimeout = time.Second
+	// leaveTimeout bounds the giving away of leadership before a stop: a
+	// transfer takes two messages, and the whole stop has a few seconds.
+	leaveTimeout = 1500 * time.Millisecond
 )
 
 // chatServer serves the Chat RPCs.
@@ -67,10 +69,23 @@ func (s *nodeServer) WhoHosts(_ context.Context, req *cellpb.WhoHostsRequest) (*
 }
 
 // Ranges implements the RPC.
-func (s *nodeServer) Ranges(context.Context, *cellpb.RangesRequest) (*cellpb.RangesReply, error) {
+func (s *nodeServer) Ranges(ctx context.Context, req *cellpb.RangesRequest) (*cellpb.RangesReply, error) {
 	out := new(cellpb.RangesReply)
-	if s.node.storage != nil {
+	switch {
+	case s.node.storage == nil:
+	case len(req.Ranges) == 0:
 		out.Replicas = s.node.storage.Status()
+	default:
+		var err error
+		if out.Replicas, err = s.node.storage.StatusOf(ctx, req.Ranges); err != nil {
+			return nil, err
+		}
+	}
+	if req.CountFiles && s.node.resource != nil {
+		var err error
+		if out.Files, err = s.node.resource.StoredHere(ctx); err != nil {
+			return nil, err
+		}
 	}
 	return out, nil
 }
@@ -80,5 +95,5 @@ func (s *nodeServer) Sessions(ctx context.Context, req *cellpb.SessionsRequest) 
 	if s.node.chat == nil {
 		return &cellpb.SessionsReply{}, nil
 	}
-	return s.node.chat.Sessions(ctx, proto.EntityID(req.User))
+	return s.node.chat.Sessions(ctx, req)
 }

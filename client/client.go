@@ -44,11 +44,13 @@ type Client struct {
 	closed      bool
 	lastErr     error
 	connected   chan struct{} // closed when connected for the first time
+	stood       bool          // it is closed
 	transport   Transport
 	tokens      Tokens
 	tokenOver   bool      // the server says that the token has expired
 	tokenCame   time.Time // zero: it is the configured one
 	refreshOver bool      // a refresh was refused for good
+	refreshEnd  error     // and how
 }
 
 // New makes a client. It does nothing until Run.
@@ -178,6 +180,19 @@ func (c *Client) Position() (incarnation []byte, pts proto.Pts) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.Clone(c.incarnation), c.pts
+}
+
+// Drop breaks the connection without a word to the server, as a lost network
+// does; Run connects again in its own time. Only by QUIC is the server told:
+// silence there would be found out by a timeout. Without a connection it does
+// nothing.
+func (c *Client) Drop() {
+	c.mu.Lock()
+	conn := c.conn
+	c.mu.Unlock()
+	if conn != nil {
+		conn.wire.drop()
+	}
 }
 
 func (c *Client) wakeWriter() {

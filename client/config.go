@@ -100,8 +100,15 @@ type Config struct {
 	// methods. They are only called with Subscribe.
 	OnPresence func(*clientpb.Presence)
 	OnTyping   func(*clientpb.TypingNow)
+	// OnLiveViewers is told how many watch a livestream of one of the user's
+	// threads, as OnTyping is.
+	OnLiveViewers func(*clientpb.LiveViewers)
 	// OnResync is called before the first update after a gap.
 	OnResync func(Resync)
+	// OnRefused is told of each refusal after which a message is sent again:
+	// for who wants to know how hard a server is pressed. It must not wait for
+	// the client's own methods.
+	OnRefused func(*proto.Error)
 	// OnState is told every change, with the error that caused it.
 	OnState func(State, error)
 

@@ -1,9 +1,11 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,6 +33,7 @@ const (
 // connection is one life of the client's connection.
 type connection struct {
 	wire        *wire
+	close       func()
 	heartbeat   time.Duration
 	clockOffset time.Duration
 
@@ -46,56 +49,96 @@ type connection struct {
 	doubted         time.Time   // a sign of life was asked for
 }
 
-// serve connects and serves the connection until it breaks.
+// serve connects and serves the connection, and those it is moved to, until
+// one breaks.
 func (c *Client) serve(ctx context.Context) error {
 	if err := c.freshToken(ctx); err != nil {
 		c.nextServer()
 		return err
 	}
-	dialCtx, cancel := context.WithTimeout(ctx, c.cfg.DialTimeout)
-	defer cancel()
 	c.mu.Lock()
 	server := c.servers[0]
 	c.mu.Unlock()
-	w, err := dial(dialCtx, &c.cfg, server)
+	next, err := c.reach(ctx, server)
 	if err != nil {
 		c.nextServer()
 		return err
 	}
-	var once sync.Once
-	closeWire := func() { once.Do(w.close) }
-	defer closeWire()
-	stop := context.AfterFunc(dialCtx, closeWire)
-	conn, err := c.hello(w)
+	conn := c.adopt(next)
+	c.tell(Connected, nil)
+	c.mu.Lock()
+	first := !c.stood
+	c.stood = true
+	c.mu.Unlock()
+	if first {
+		close(c.connected)
+	}
+	for {
+		next, err := c.use(ctx, conn)
+		if next == nil {
+			return err
+		}
+		conn = c.adopt(next)
+	}
+}
+
+// reached is a connection that stands and is not in use yet.
+type reached struct {
+	wire    *wire
+	welcome *clientpb.Welcome
+	rtt     time.Duration
+	at      time.Time // of the welcome
+	close   func()
+}
+
+// reach connects to a server and says hello, within the time for dialling.
+func (c *Client) reach(ctx context.Context, server string) (*reached, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.DialTimeout)
+	defer cancel()
+	w, err := dial(ctx, &c.cfg, server)
+	if err != nil {
+		return nil, err
+	}
+	r := &reached{wire: w, close: sync.OnceFunc(w.close)}
+	stop := context.AfterFunc(ctx, r.close)
+	err = c.hello(r)
 	if !stop() && err == nil {
-		err = dialCtx.Err()
+		err = ctx.Err()
 	}
 	if err != nil {
-		c.nextServer()
-		return err
+		r.close()
+		return nil, err
 	}
+	return r, nil
+}
+
+// use serves a connection until it breaks, or until it has been left for
+// another, which is next.
+func (c *Client) use(ctx context.Context, conn *connection) (next *reached, err error) {
+	defer conn.close()
 	received := make(chan struct{})
 	var goodbye sync.WaitGroup
 	defer goodbye.Wait()
 	goodbye.Go(func() {
 		select {
 		case <-ctx.Done():
-			c.sayGoodbye(w, received)
-			closeWire()
+			c.sayGoodbye(conn.wire, received)
+			conn.close()
 		case <-received:
 		}
 	})
-
+	mover := &mover{client: c, conn: conn, received: received}
 	runCtx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		end(c.write(runCtx, conn))
-		if ctx.Err() == nil { // else the goodbye closes it
-			closeWire()
+		// Else the goodbye closes it, or whoever leaves it.
+		if ctx.Err() == nil && !mover.arrived() {
+			conn.close()
 		}
 	})
-	err = c.receive(conn)
+	err = c.receive(ctx, conn, mover)
 	close(received)
 	end(err)
 	wg.Wait()
@@ -103,7 +146,7 @@ func (c *Client) serve(ctx context.Context) error {
 		err = cause
 	}
 	c.detach(conn)
-	return err
+	return mover.wait(), err
 }
 
 // nextServer puts the server that failed last.
@@ -113,8 +156,8 @@ func (c *Client) nextServer() {
 	c.servers = append(c.servers[1:len(c.servers):len(c.servers)], c.servers[0])
 }
 
-// hello logs in and takes the place to resume from.
-func (c *Client) hello(w *wire) (*connection, error) {
+// hello logs in, from the place to resume from.
+func (c *Client) hello(r *reached) error {
 	c.mu.Lock()
 	h := &clientpb.Hello{
 		ProtocolVersion: proto.ClientProtocolVersion, Token: c.tokens.Token, Device: c.cfg.Device, Client: c.cfg.Name,
@@ -123,27 +166,34 @@ func (c *Client) hello(w *wire) (*connection, error) {
 	c.mu.Unlock()
 	raw, err := appendFrame(nil, &clientpb.ClientFrame{Id: 1, Body: &clientpb.ClientFrame_Hello{Hello: h}})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if _, err := w.rw.Write(raw); err != nil {
-		return nil, fmt.Errorf("client: say hello: %w", err)
+	if _, err := r.wire.rw.Write(raw); err != nil {
+		return fmt.Errorf("client: say hello: %w", err)
 	}
 	before := time.Now()
-	f, err := w.read()
+	f, err := r.wire.read()
 	if err != nil {
-		return nil, fmt.Errorf("client: the server closed the connection at hello: %w", err)
+		return fmt.Errorf("client: the server closed the connection at hello: %w", err)
 	}
-	welcome := f.GetWelcome()
+	r.welcome = f.GetWelcome()
 	switch {
 	case f.GetClosing() != nil:
-		return nil, c.closing(f.GetClosing())
-	case welcome == nil:
-		return nil, serverError(f.GetError())
+		return c.closing(f.GetClosing())
+	case r.welcome == nil:
+		return serverError(f.GetError())
 	}
-	rtt := time.Since(before)
+	r.at = time.Now()
+	r.rtt = r.at.Sub(before)
+	return nil
+}
+
+// adopt makes a connection the one in use. Of one that was reached while
+// another was in use, updates that came there meanwhile come again.
+func (c *Client) adopt(r *reached) *connection {
 	conn := &connection{
-		wire: w, heartbeat: time.Duration(welcome.HeartbeatMs) * time.Millisecond, lastHeard: time.Now(),
-		clockOffset: time.Until(time.UnixMilli(welcome.ServerTimeMs).Add(rtt / 2)),
+		wire: r.wire, close: r.close, heartbeat: time.Duration(r.welcome.HeartbeatMs) * time.Millisecond, lastHeard: time.Now(),
+		clockOffset: time.UnixMilli(r.welcome.ServerTimeMs).Add(r.rtt / 2).Sub(r.at),
 		sends:       map[uint64]*Pending{},
 	}
 	if conn.heartbeat <= 0 {
@@ -151,45 +201,41 @@ func (c *Client) hello(w *wire) (*connection, error) {
 	}
 	c.mu.Lock()
 	c.nextRequest = max(c.nextRequest, 1)
-	c.conn, c.user, c.transport = conn, proto.EntityID(welcome.User), w.transport
+	c.conn, c.user, c.transport = conn, proto.EntityID(r.welcome.User), r.wire.transport
 	if c.cfg.Subscribe {
-		c.incarnation, c.pts, c.placed = welcome.Incarnation, proto.Pts(welcome.ResumeFrom), true
-		conn.confirmed = c.pts
-	}
-	first := false
-	select {
-	case <-c.connected:
-	default:
-		first = true
+		resumed, same := proto.Pts(r.welcome.ResumeFrom), c.placed && bytes.Equal(c.incarnation, r.welcome.Incarnation)
+		conn.confirmed = resumed
+		if !same || r.welcome.Resync || resumed > c.pts {
+			c.pts = resumed
+		}
+		c.incarnation, c.placed = r.welcome.Incarnation, true
 	}
 	c.mu.Unlock()
-	c.tell(Connected, nil)
-	if first {
-		close(c.connected)
-	}
 	c.wakeWriter()
-	return conn, nil
+	return conn
 }
 
 // closing turns the server's last frame into an error and notes where to go.
 func (c *Client) closing(f *clientpb.Closing) error {
-	if len(f.Alternatives) > 0 {
-		c.mu.Lock()
-		var next []string
-		for _, s := range append(f.Alternatives, c.servers...) {
-			seen := false
-			for _, have := range next {
-				seen = seen || have == s
-			}
-			if !seen {
-				next = append(next, s)
-			}
-		}
-		c.servers = next
-		c.mu.Unlock()
-	}
+	c.preferServers(f.Alternatives)
 	err := proto.AsError(proto.FromWire(f.Code, f.Message, f.RetryMs))
 	return err
+}
+
+// preferServers puts servers before the others.
+func (c *Client) preferServers(servers []string) {
+	if len(servers) == 0 {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var next []string
+	for _, s := range append(slices.Clone(servers), c.servers...) {
+		if !slices.Contains(next, s) {
+			next = append(next, s)
+		}
+	}
+	c.servers = next
 }
 
 // sayGoodbye confirms what was handed out and asks the server to close the
@@ -244,7 +290,7 @@ func (c *Client) detach(conn *connection) {
 }
 
 // receive takes the server's frames in order until the connection breaks.
-func (c *Client) receive(conn *connection) error {
+func (c *Client) receive(ctx context.Context, conn *connection, m *mover) error {
 	for {
 		f, err := conn.wire.read()
 		if err != nil {
@@ -269,6 +315,8 @@ func (c *Client) receive(conn *connection) error {
 			}
 		case *clientpb.ServerFrame_Closing:
 			return c.closing(body.Closing)
+		case *clientpb.ServerFrame_Redirect:
+			m.start(ctx, body.Redirect)
 		case *clientpb.ServerFrame_HeartbeatAck:
 		case *clientpb.ServerFrame_Presence:
 			if c.cfg.OnPresence != nil {
@@ -278,13 +326,18 @@ func (c *Client) receive(conn *connection) error {
 			if c.cfg.OnTyping != nil {
 				c.cfg.OnTyping(body.TypingNow)
 			}
+		case *clientpb.ServerFrame_LiveViewers:
+			if c.cfg.OnLiveViewers != nil {
+				c.cfg.OnLiveViewers(body.LiveViewers)
+			}
 		default:
 			if e := f.GetError(); e != nil && f.Id == 0 {
 				return serverError(e)
 			}
+			var refused *proto.Error
 			c.mu.Lock()
 			if p := conn.sends[f.Id]; p != nil {
-				c.sendAnswered(conn, p, f)
+				refused = c.sendAnswered(conn, p, f)
 			} else {
 				c.answered(f)
 			}
@@ -292,6 +345,9 @@ func (c *Client) receive(conn *connection) error {
 			c.mu.Unlock()
 			if held {
 				c.wakeWriter()
+			}
+			if refused != nil && c.cfg.OnRefused != nil {
+				c.cfg.OnRefused(refused)
 			}
 		}
 	}

@@ -33,6 +33,7 @@ type wire struct {
 	transport Transport
 	deadline  func(time.Time) error // of writing
 	close     func()
+	drop      func() // closes without the protocol's goodbye, where there is one
 }
 
 // dial connects to one server by the configured transport.
@@ -85,9 +86,9 @@ func dialQUIC(ctx context.Context, cfg *Config, server string) (*wire, error) {
 		_ = conn.CloseWithError(0, "")
 		return nil, fmt.Errorf("client: connect to %s by QUIC: %w", server, err)
 	}
+	end := func() { _ = conn.CloseWithError(0, "") }
 	return &wire{
-		rw: stream, r: bufio.NewReader(stream), transport: QUIC, deadline: stream.SetWriteDeadline,
-		close: func() { _ = conn.CloseWithError(0, "") },
+		rw: stream, r: bufio.NewReader(stream), transport: QUIC, deadline: stream.SetWriteDeadline, close: end, drop: end,
 	}, nil
 }
 
@@ -110,7 +111,14 @@ func dialPlain(ctx context.Context, server string) (*wire, error) {
 }
 
 func netWire(conn net.Conn, t Transport) *wire {
-	return &wire{rw: conn, r: bufio.NewReader(conn), transport: t, deadline: conn.SetWriteDeadline, close: func() { _ = conn.Close() }}
+	bare := conn
+	if secure, ok := conn.(*tls.Conn); ok {
+		bare = secure.NetConn()
+	}
+	return &wire{
+		rw: conn, r: bufio.NewReader(conn), transport: t, deadline: conn.SetWriteDeadline,
+		close: func() { _ = conn.Close() }, drop: func() { _ = bare.Close() },
+	}
 }
 
 // appendFrame adds one frame in wire form.

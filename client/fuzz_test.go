@@ -3,6 +3,7 @@ package client
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/binary"
 	"testing"
 
@@ -62,7 +63,11 @@ func FuzzServerFrames(f *testing.F) {
 		question := &request{frame: &clientpb.ClientFrame{Id: 2}, done: make(chan struct{})}
 		c.requests, c.nextRequest = []*request{question}, 2
 		c.nextSends(conn)
-		if c.receive(conn) == nil {
+		ended, cancel := context.WithCancel(context.Background())
+		cancel() // a redirect leads nowhere
+		m := &mover{client: c, conn: conn, received: make(chan struct{})}
+		defer m.wait()
+		if c.receive(ended, conn, m) == nil {
 			t.Error("the end of the connection is no error")
 		}
 		c.detach(conn)

@@ -117,7 +117,7 @@ func (c *Client) nextSends(conn *connection) []*clientpb.ClientFrame {
 			p.id, p.hasID = proto.NewClientMsgID(now.Add(conn.clockOffset)), true
 		}
 		send := &clientpb.SendMessage{
-			Thread: p.thread, ClientMsgId: p.id[:], Text: p.body.Text, Location: p.body.Location, Card: p.body.Card,
+			Thread: p.thread, ClientMsgId: p.id[:], Text: p.body.Text, Location: p.body.Location, Card: p.body.Card, File: p.body.File,
 		}
 		if previous != nil {
 			send.After = previous.id[:]
@@ -133,7 +133,8 @@ func (c *Client) nextSends(conn *connection) []*clientpb.ClientFrame {
 }
 
 // sendAnswered takes the answer to a message. It needs mu.
-func (c *Client) sendAnswered(conn *connection, p *Pending, f *clientpb.ServerFrame) {
+// It returns a refusal after which the message is sent again.
+func (c *Client) sendAnswered(conn *connection, p *Pending, f *clientpb.ServerFrame) *proto.Error {
 	delete(conn.sends, f.Id)
 	conn.unanswered--
 	conn.unansweredBytes -= p.bytes
@@ -141,15 +142,16 @@ func (c *Client) sendAnswered(conn *connection, p *Pending, f *clientpb.ServerFr
 	if sent := f.GetMessageSent(); sent != nil {
 		p.sent = Sent{Thread: p.thread, Seq: proto.Seq(sent.Seq), Time: time.UnixMilli(sent.TimeMs), ClientMsgID: p.id}
 		c.finish(p)
-		return
+		return nil
 	}
 	err := serverError(f.GetError())
 	if err.Code.Class() == proto.ClassGiveUp {
 		p.err = err
 		c.finish(p)
-		return
+		return nil
 	}
 	p.notTill = time.Now().Add(err.Retry)
+	return err
 }
 
 func (c *Client) finish(p *Pending) {

@@ -26,6 +26,13 @@ func CardMessage(thread string, user proto.EntityID) *clientpb.SendMessage {
 	return &clientpb.SendMessage{Thread: thread, Card: &clientpb.SharedCard{User: uint64(user)}}
 }
 
+// FileMessage shows one of the user's own files, which must be complete, to the
+// members of a thread, for [Client.PostBody]. The server fills in what the file
+// is; kind, thumbnail, width, height and duration are the sender's word.
+func FileMessage(thread string, file *clientpb.FileMessage) *clientpb.SendMessage {
+	return &clientpb.SendMessage{Thread: thread, File: file}
+}
+
 // PostBody puts a message of any kind into the outbox and returns at once, as
 // [Client.Post] does for texts. m has a thread and exactly one body; its id is
 // chosen when it goes out. m is not kept, its body must not be changed.
@@ -58,7 +65,7 @@ func (c *Client) postAll(list []*clientpb.SendMessage) ([]*Pending, error) {
 		if err := checkMessage(m); err != nil {
 			return nil, err
 		}
-		body := &clientpb.SendMessage{Text: m.Text, Location: m.Location, Card: m.Card}
+		body := &clientpb.SendMessage{Text: m.Text, Location: m.Location, Card: m.Card, File: m.File}
 		out[i] = &Pending{thread: m.Thread, body: body, bytes: pb.Size(body), done: make(chan struct{})}
 	}
 	c.mu.Lock()
@@ -78,7 +85,7 @@ func (c *Client) postAll(list []*clientpb.SendMessage) ([]*Pending, error) {
 // rest.
 func checkMessage(m *clientpb.SendMessage) error {
 	bodies := 0
-	for _, given := range []bool{m.Text != nil, m.Location != nil, m.Card != nil} {
+	for _, given := range []bool{m.Text != nil, m.Location != nil, m.Card != nil, m.File != nil} {
 		if given {
 			bodies++
 		}
@@ -86,8 +93,8 @@ func checkMessage(m *clientpb.SendMessage) error {
 	text, place := m.Text.GetText(), m.Location.GetName()
 	switch {
 	case bodies != 1:
-		return proto.Errorf(proto.CodeBadRequest, "a message is one of text, location and card, not %d of them", bodies)
-	case !utf8.ValidString(text) || !utf8.ValidString(place) || !utf8.ValidString(m.Thread):
+		return proto.Errorf(proto.CodeBadRequest, "a message is one of text, location, card and file, not %d of them", bodies)
+	case !utf8.ValidString(text) || !utf8.ValidString(place) || !utf8.ValidString(m.Thread) || !utf8.ValidString(m.GetFile().GetFile()):
 		return proto.Errorf(proto.CodeBadRequest, "the text is not valid UTF-8")
 	case len(text) > proto.TextBytesMax:
 		return proto.Errorf(proto.CodeTooBig, "the text has %d bytes, the limit is %d: send it in parts", len(text), proto.TextBytesMax)

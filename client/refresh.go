@@ -121,7 +121,9 @@ func (c *Client) refresh(ctx context.Context) error {
 	defer c.mu.Unlock()
 	if err != nil {
 		e, refused := errors.AsType[*proto.Error](err)
-		c.refreshOver = refused && final(e)
+		if c.refreshOver = refused && final(e); c.refreshOver {
+			c.refreshEnd = err
+		}
 		return err
 	}
 	c.tokens, c.tokenOver, c.tokenCame = next, false, time.Now()
@@ -130,7 +132,16 @@ func (c *Client) refresh(ctx context.Context) error {
 
 // freshToken makes sure that the token to say Hello with is valid.
 func (c *Client) freshToken(ctx context.Context) error {
-	if valid, _ := c.tokenLeft(); valid > 0 || !c.canRefresh() {
+	valid, _ := c.tokenLeft()
+	c.mu.Lock()
+	ended := c.refreshEnd
+	c.mu.Unlock()
+	switch {
+	case valid > 0:
+		return nil
+	case ended != nil: // refused for good, maybe beside us a moment ago
+		return ended
+	case !c.canRefresh():
 		return nil
 	}
 	return c.refresh(ctx)

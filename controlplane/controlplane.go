@@ -18,8 +18,10 @@ import (
 	"github.com/waggle-im/waggle/client/cellclient"
 	"github.com/waggle-im/waggle/client/controlclient"
 	"github.com/waggle-im/waggle/controlplane/accounts"
+	"github.com/waggle-im/waggle/controlplane/canary"
 	"github.com/waggle-im/waggle/controlplane/login"
 	"github.com/waggle-im/waggle/controlplane/mail"
+	"github.com/waggle-im/waggle/controlplane/mover"
 	"github.com/waggle-im/waggle/controlplane/operator"
 	"github.com/waggle-im/waggle/controlplane/topology"
 	"github.com/waggle-im/waggle/controlplane/verify"
@@ -43,17 +45,19 @@ const (
 
 // Config says how one replica of the control plane runs.
 type Config struct {
-	Node     waggle.NodeID // name of this replica
-	DataDir  string        // made when missing, mode 0700
-	Database string        // sqlite:PATH or mysql://…; default: SQLite in DataDir
-	Replicas uint32        // voters per range of cells added from now on, 1 or 3; default 1
-	Cluster  string        // the cluster's name, for status
-	Mode     string        // "embedded" or "production", for status
-	Version  string        // of this binary, for status
-	Redis    string        // codes and limits, redis://…; default: one in this process
-	SMTP     string        // mail server, smtp://… or smtps://…; default: none
-	MailFrom string        // sender of mails
-	Policy   string        // which devices may be logged in together: multi (default), per-platform or single
+	Node      waggle.NodeID // name of this replica
+	DataDir   string        // made when missing, mode 0700
+	Database  string        // sqlite:PATH or mysql://…; default: SQLite in DataDir
+	Replicas  uint32        // voters per range of cells added from now on, 1 or 3; default 1
+	Cluster   string        // the cluster's name, for status
+	Mode      string        // "embedded" or "production", for status
+	Version   string        // of this binary, for status
+	Redis     string        // codes and limits, redis://…; default: one in this process
+	SMTP      string        // mail server, smtp://… or smtps://…; default: none
+	MailFrom  string        // sender of mails
+	Canary    time.Duration // how often a range is moved for trying; 0: never
+	LostAfter time.Duration // how long a node must be silent to be replaced; default 10 minutes
+	Policy    string        // which devices may be logged in together: multi (default), per-platform or single
 }
 
 // Validate checks c without changing it.
@@ -63,6 +67,10 @@ func (c Config) Validate() error {
 		return errors.New("controlplane: the node has no name")
 	case c.DataDir == "":
 		return errors.New("controlplane: no data folder is given")
+	case c.Canary < 0:
+		return fmt.Errorf("controlplane: no canary is moved every %s", c.Canary)
+	case c.LostAfter < 0:
+		return fmt.Errorf("controlplane: a node cannot be lost after %s", c.LostAfter)
 	case c.Replicas != 0 && c.Replicas != 1 && c.Replicas != 3:
 		return fmt.Errorf("controlplane: replicas must be 1 or 3, not %d", c.Replicas)
 	}
@@ -129,7 +137,29 @@ func New(ctx context.Context, c Config, d Deps) (*ControlPlane, error) {
 	if cp.issuer, err = login.NewIssuer(private, d.Cluster, d.Ranges).WithPolicy(c.Policy); err != nil {
 		return nil, errors.Join(err, cp.Close())
 	}
+	if d.Registerer != nil {
+		elected := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "waggle_placement_elected", Help: "1 while this control plane is the one that changes placement.",
+		}, func() float64 {
+			if cp.Elected() {
+				return 1
+			}
+			return 0
+		})
+		if err := d.Registerer.Register(elected); err != nil {
+			return nil, errors.Join(fmt.Errorf("controlplane: %w", err), cp.Close())
+		}
+	}
 	cp.keeper = topology.NewKeeper(d.Cluster, topology.NewNodeCalls(d.Dialer), string(c.Node), d.Logger)
+	moves := mover.New(mover.Config{Cluster: d.Cluster, Nodes: mover.NewNodeCalls(d.Dialer), Logger: d.Logger, LostAfter: c.LostAfter})
+	cp.keeper.Beside(moves.Serve)
+	cp.keeper.Beside(moves.Care)
+	if c.Canary > 0 {
+		cp.keeper.Canary()
+		cp.keeper.Beside(canary.New(canary.Config{
+			Cluster: d.Cluster, Ranges: d.Ranges, Users: login.Users{Ranges: d.Ranges}, Every: c.Canary, Logger: d.Logger,
+		}).Serve)
+	}
 	cp.accounts = login.New(login.Config{
 		Store: store, Hasher: hasher, Registrar: cp.registrar, Issuer: cp.issuer, Cluster: d.Cluster, Ranges: d.Ranges,
 		Codes: cp.codes, Limits: cp.codes, Mail: cp.mailer, Logger: d.Logger,

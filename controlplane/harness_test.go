@@ -20,6 +20,7 @@ import (
 	"github.com/waggle-im/waggle/client/cellclient"
 	"github.com/waggle-im/waggle/client/controlclient"
 	"github.com/waggle-im/waggle/internal/embedetcd"
+	"github.com/waggle-im/waggle/internal/testservers"
 	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
 	controlpb "github.com/waggle-im/waggle/proto/control"
@@ -145,16 +146,6 @@ type cluster struct {
 	cache    string
 }
 
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 // background runs f until the test ends or stop is called.
 func background(t *testing.T, f func(context.Context) error) (stop func()) {
 	t.Helper()
@@ -168,7 +159,7 @@ func background(t *testing.T, f func(context.Context) error) (stop func()) {
 
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
-	s, err := embedetcd.Start(t.Context(), embedetcd.Config{Dir: t.TempDir(), ClientAddr: freeAddr(t), PeerAddr: freeAddr(t)})
+	s, err := embedetcd.Start(t.Context(), embedetcd.Config{Dir: t.TempDir(), ClientAddr: testservers.FreeAddr(t), PeerAddr: testservers.FreeAddr(t)})
 	if err != nil {
 		t.Fatal(err)
 	}

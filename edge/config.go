@@ -25,8 +25,16 @@ type Config struct {
 	Session session.Config
 	// Router tunes the way to hosts.
 	Router router.Config
-	// DrainTimeout bounds the goodbye to clients when Run ends. 0: 3 s.
+	// DrainTimeout bounds the goodbye to clients when Run ends: three quarters
+	// of it are for those that connect elsewhere first. 0: 8 s.
 	DrainTimeout time.Duration
+	// DrainRate is how many sessions per second are asked to go elsewhere
+	// while the edge is emptied; when Run ends it is more if the time would
+	// not do. 0: 1000, so that 10,000 take 10 s.
+	DrainRate int
+	// DrainPatience is how long a session that was asked to go may stay,
+	// unless the edge stops before. 0: 10 s.
+	DrainPatience time.Duration
 	// ReconnectSpread is the time over which clients are asked to come back
 	// elsewhere after a goodbye. 0: 2 s.
 	ReconnectSpread time.Duration
@@ -38,6 +46,9 @@ const drainTimeoutMax = 10 * time.Second
 func (c Config) Validate() error {
 	if c.DrainTimeout < 0 || c.DrainTimeout > drainTimeoutMax {
 		return fmt.Errorf("edge: the drain timeout is %s; it must be within 0 and %s", c.DrainTimeout, drainTimeoutMax)
+	}
+	if c.DrainRate < 0 || c.DrainPatience < 0 {
+		return errors.New("edge: the drain rate and the drain patience must not be negative")
 	}
 	if c.ReconnectSpread < 0 {
 		return errors.New("edge: the reconnect spread must not be negative")
@@ -53,7 +64,13 @@ func (c Config) withDefaults() Config {
 		c.Listen.Addr = "127.0.0.1:0"
 	}
 	if c.DrainTimeout == 0 {
-		c.DrainTimeout = 3 * time.Second
+		c.DrainTimeout = 8 * time.Second
+	}
+	if c.DrainRate == 0 {
+		c.DrainRate = 1000
+	}
+	if c.DrainPatience == 0 {
+		c.DrainPatience = 10 * time.Second
 	}
 	if c.ReconnectSpread == 0 {
 		c.ReconnectSpread = 2 * time.Second

@@ -6,13 +6,14 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/waggle-im/waggle/client/cellclient"
 	"github.com/waggle-im/waggle/edge/gateway"
+	"github.com/waggle-im/waggle/edge/hls"
 	"github.com/waggle-im/waggle/edge/listen"
 	"github.com/waggle-im/waggle/edge/router"
 	"github.com/waggle-im/waggle/edge/session"
@@ -32,8 +33,15 @@ type Deps struct {
 	// TLS gives the certificates of the moment; needed unless only the
 	// plaintext address is set.
 	TLS func() *tls.Config
-	// Alternatives are the addresses of other edges, for goodbyes. Nil: none.
-	Alternatives func() []string
+	// Alternatives are the other edges that take sessions. Nil: none.
+	Alternatives func() []session.Alternative
+	// Leaving is told when this edge begins to send its sessions elsewhere and
+	// when that is over. Nil: nobody is.
+	Leaving func(bool)
+	// Files says where files are served, FilesProxy goes there. Nil: this edge
+	// has no files. The caller closes the proxy, after Run.
+	Files      cellclient.FilesDirectory
+	FilesProxy *cellclient.FilesProxy
 	// Mounts add HTTP handlers.
 	Mounts  []gateway.Mount
 	Log     *slog.Logger          // nil: none
@@ -47,6 +55,8 @@ type Edge struct {
 	listener *listen.Listener
 	sessions *session.Server
 	router   *router.Router
+	hls      *hls.Server // nil without files
+	orders   chan bool   // holds the last one not taken: be emptied, or serve
 }
 
 // New assembles an edge and binds its addresses, so that a port in use is an
@@ -60,12 +70,25 @@ func New(cfg Config, deps Deps) (*Edge, error) {
 	if deps.Log == nil {
 		deps.Log = slog.New(slog.DiscardHandler)
 	}
-	e := &Edge{cfg: cfg, deps: deps}
+	if deps.Alternatives == nil {
+		deps.Alternatives = func() []session.Alternative { return nil }
+	}
+	if deps.Leaving == nil {
+		deps.Leaving = func(bool) {}
+	}
+	e := &Edge{cfg: cfg, deps: deps, orders: make(chan bool, 1)}
 	e.router = router.New(cfg.Router, router.Deps{
 		Edge: deps.Node, Directory: deps.Directory, Dialer: deps.Dialer, Locator: deps.Locator, Log: deps.Log,
 	})
 	e.sessions = session.New(cfg.Session, session.Deps{Edge: deps.Node, Router: e.router, Keys: deps.Keys, Log: deps.Log})
 	cfg.Listen.TLS = deps.TLS
+	if deps.Files != nil {
+		files := &gateway.Files{Directory: deps.Files, Proxy: deps.FilesProxy, Keys: deps.Keys}
+		live := &gateway.Live{Files: files}
+		e.hls = hls.New(hls.Config{Edge: deps.Node, Nodes: deps.FilesProxy, NodeOf: live.NodeOf, Log: deps.Log})
+		live.HLS = e.hls
+		deps.Mounts = append(slices.Clip(deps.Mounts), files, live)
+	}
 	cfg.Listen.HTTP = gateway.New(gateway.Config{
 		Accounts: deps.Accounts, ExemptLoopback: cfg.ExemptLoopback, TrustedProxies: cfg.TrustedProxies,
 	}, deps.Mounts...)
@@ -103,41 +126,24 @@ func (e *Edge) Run(ctx context.Context) error {
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	var tasks sync.WaitGroup
-	errs := make(chan error, 3)
-	for _, run := range []func(context.Context) error{e.listener.Run, e.sessions.Run, e.router.Run} {
+	runs := []func(context.Context) error{e.listener.Run, e.sessions.Run, e.router.Run}
+	if e.hls != nil {
+		runs = append(runs, e.hls.Run)
+	}
+	errs := make(chan error, len(runs))
+	for _, run := range runs {
 		tasks.Go(func() { errs <- run(serving) })
 	}
-	<-ctx.Done()
+	e.follow(ctx)
 	e.drain()
 	stop()
 	tasks.Wait()
 	if e.deps.Metrics != nil {
 		e.deps.Metrics.Unregister(collector{e})
 	}
-	return errors.Join(<-errs, <-errs, <-errs)
-}
-
-// drain says goodbye and waits until the connections are gone.
-func (e *Edge) drain() {
-	e.listener.StopAccepting()
-	var alternatives []string
-	if e.deps.Alternatives != nil {
-		alternatives = e.deps.Alternatives()
+	var err error
+	for range runs {
+		err = errors.Join(err, <-errs)
 	}
-	e.sessions.Shutdown(alternatives, e.cfg.ReconnectSpread)
-	deadline := time.NewTimer(e.cfg.DrainTimeout)
-	defer deadline.Stop()
-	look := time.NewTicker(10 * time.Millisecond)
-	defer look.Stop()
-	for {
-		// Those that never logged in are not waited for.
-		if s := e.listener.Stats(); s.Open <= s.HalfOpen {
-			return
-		}
-		select {
-		case <-look.C:
-		case <-deadline.C:
-			return
-		}
-	}
+	return err
 }

@@ -15,6 +15,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -40,13 +41,17 @@ type setup struct {
 	w      *world
 	keys   keys
 	h1, h2 *host
-	stop   context.CancelFunc
-	done   chan struct{}
+	// others are the other edges, leaving what this one says of itself.
+	others  atomic.Pointer[[]session.Alternative]
+	leaving atomic.Bool
+	stop    context.CancelFunc
+	done    chan struct{}
 }
 
 func newSetup(t testing.TB, cfg Config) *setup {
 	t.Helper()
 	s := &setup{w: newWorld(), keys: newKeys(t), done: make(chan struct{})}
+	s.others.Store(&[]session.Alternative{{Addr: "other.example:443", Sessions: 3}, {Addr: "idle.example:443"}})
 	s.h1, s.h2 = startHost(t, s.w, "h1"), startHost(t, s.w, "h2")
 	dialer := cellclient.NewDialer(s.w, nil)
 	certificate := testCertificate(t)
@@ -55,7 +60,8 @@ func newSetup(t testing.TB, cfg Config) *setup {
 	s.e, err = New(cfg, Deps{
 		Node: "e1", Directory: s.w, Dialer: dialer, Locator: cellclient.NewLocator(s.w, dialer), Keys: s.keys,
 		TLS:          func() *tls.Config { return certificate },
-		Alternatives: func() []string { return []string{"other.example:443"} },
+		Alternatives: func() []session.Alternative { return *s.others.Load() },
+		Leaving:      s.leaving.Store,
 		Metrics:      prometheus.NewRegistry(),
 	})
 	if err != nil {
@@ -472,23 +478,155 @@ func TestTooManyRequests(t *testing.T) {
 	}
 }
 
+var alternatives = []string{"idle.example:443", "other.example:443"}
+
+// An edge that stops sends everybody elsewhere, and waits for those that can
+// go there before they leave. One that came through a balancer is closed at
+// once, and whoever does not go in time when that is over.
 func TestDrain(t *testing.T) {
-	s := newSetup(t, Config{})
-	var peers []*peer
-	for _, transport := range []string{"plain", "tcp", "quic"} {
-		peers = append(peers, s.login(t, transport, 0))
-	}
+	s := newSetup(t, Config{DrainTimeout: 2 * time.Second})
+	plain, gone, stays := s.login(t, "plain", 0), s.login(t, "tcp", 0), s.login(t, "quic", 0)
 	s.stop()
-	for _, p := range peers {
-		c := p.mustHear().GetClosing()
-		if proto.Code(c.GetCode()) != proto.CodeShuttingDown || !slices.Equal(c.Alternatives, []string{"other.example:443"}) || c.RetryMs == 0 {
-			t.Fatalf("closing: %v", c)
-		}
-		p.ended()
+	if c := plain.mustHear().GetClosing(); proto.Code(c.GetCode()) != proto.CodeShuttingDown || len(c.Alternatives) > 0 || c.RetryMs == 0 {
+		t.Fatalf("closing: %v", c)
 	}
+	plain.ended()
+	for _, p := range []*peer{gone, stays} {
+		if r := p.mustHear().GetRedirect(); len(r.GetAlternatives()) != 2 {
+			t.Fatalf("redirect: %v", r)
+		}
+	}
+	if !s.leaving.Load() {
+		t.Error("an edge that stops does not say so")
+	}
+	gone.say(&clientpb.ClientFrame{Body: &clientpb.ClientFrame_Logout{Logout: &clientpb.Logout{}}})
+	if c := gone.mustHear().GetClosing(); proto.Code(c.GetCode()) != proto.CodeLoggedOut {
+		t.Fatalf("closing: %v", c)
+	}
+	if c := stays.mustHear().GetClosing(); proto.Code(c.GetCode()) != proto.CodeShuttingDown || len(c.Alternatives) != 2 || c.RetryMs == 0 {
+		t.Fatalf("closing: %v", c)
+	}
+	stays.ended()
 	select {
 	case <-s.done:
 	case <-time.After(patience):
 		t.Fatal("Run did not return")
+	}
+}
+
+// Clients without TLS go to edges that say where they take such, and to no
+// others; by order as at the end.
+func TestDrainOfPlainClients(t *testing.T) {
+	s := newSetup(t, Config{DrainPatience: 500 * time.Millisecond, DrainTimeout: 2 * time.Second})
+	s.others.Store(&[]session.Alternative{
+		{Addr: "busy.example:443", Plain: "busy.example:80", Sessions: 3}, {Addr: "tls.example:443"}, {Addr: "idle.example:443", Plain: "idle.example:80"},
+	})
+	want := []string{"idle.example:80", "busy.example:80"}
+	p := s.login(t, "plain", 0)
+	s.e.SetDraining(true)
+	if r := p.mustHear().GetRedirect(); !slices.Equal(r.GetAlternatives(), want) {
+		t.Fatalf("redirect: %v", r)
+	}
+	late := s.dial(t, "plain")
+	late.say(s.helloFrame(t, 0))
+	if c := late.mustHear().GetClosing(); !slices.Equal(c.GetAlternatives(), want) {
+		t.Fatalf("a session that comes while the edge is drained: %v", c)
+	}
+	if c := p.mustHear().GetClosing(); len(c.GetAlternatives()) != 2 || c.Alternatives[0] == "tls.example:443" {
+		t.Fatalf("who does not go: %v", c)
+	}
+	s.e.SetDraining(false)
+	eventually(t, "the edge serves again", func() bool { return !s.leaving.Load() })
+	p = s.login(t, "plain", 0)
+	s.stop()
+	if r := p.mustHear().GetRedirect(); !slices.Equal(r.GetAlternatives(), want) {
+		t.Fatalf("redirect at the end: %v", r)
+	}
+	if c := p.mustHear().GetClosing(); !slices.Equal(c.GetAlternatives(), want) {
+		t.Fatalf("closing at the end: %v", c)
+	}
+}
+
+// An edge that is drained goes on for those that are there, turns others away,
+// closes who does not go, and can be taken back.
+func TestDrainingByOrder(t *testing.T) {
+	s := newSetup(t, Config{DrainPatience: 500 * time.Millisecond})
+	p := s.login(t, "tcp", 0)
+	s.e.SetDraining(true)
+	if r := p.mustHear().GetRedirect(); !slices.Equal(r.GetAlternatives(), alternatives) {
+		t.Fatalf("redirect: %v", r)
+	}
+	p.send(1, "still served")
+	if f := p.mustHear(); f.Id != 1 || f.GetError() != nil {
+		t.Fatalf("answer: %v", f)
+	}
+	late := s.dial(t, "tcp")
+	late.say(s.helloFrame(t, 0))
+	if c := late.mustHear().GetClosing(); proto.Code(c.GetCode()) != proto.CodeShuttingDown || !slices.Equal(c.Alternatives, alternatives) {
+		t.Fatalf("a session that comes while the edge is drained: %v", c)
+	}
+	if c := p.mustHear().GetClosing(); proto.Code(c.GetCode()) != proto.CodeShuttingDown || len(c.Alternatives) != 2 {
+		t.Fatalf("who does not go: %v", c)
+	}
+	if !s.leaving.Load() {
+		t.Error("an edge that is drained does not say so")
+	}
+	s.e.SetDraining(false)
+	eventually(t, "the edge serves again", func() bool { return !s.leaving.Load() })
+	s.login(t, "tcp", 0)
+}
+
+// A lone edge is not emptied: better there than nowhere.
+func TestDrainingWithoutAlternative(t *testing.T) {
+	s := newSetup(t, Config{DrainPatience: 50 * time.Millisecond})
+	p := s.login(t, "tcp", 0)
+	s.others.Store(new([]session.Alternative))
+	s.e.SetDraining(true)
+	eventually(t, "the order is taken", s.leaving.Load)
+	q := s.login(t, "tcp", 0)
+	for _, p := range []*peer{p, q} {
+		p.send(1, "served")
+		if f := p.mustHear(); f.Id != 1 || f.GetError() != nil {
+			t.Fatalf("answer: %v", f)
+		}
+	}
+}
+
+// Sessions are asked at a bounded rate, and spread by load.
+func TestDepartureRate(t *testing.T) {
+	const sessions = 20
+	s := newSetup(t, Config{})
+	var peers []*peer
+	for range sessions {
+		peers = append(peers, s.login(t, "tcp", 0))
+	}
+	now := time.Now()
+	d := s.e.sessions.NewDeparture(now, 0)
+	others := []session.Alternative{{Addr: "a:1", Sessions: 4}, {Addr: "b:1"}}
+	if left := d.Step(now.Add(time.Second), 5, others); left != sessions {
+		t.Fatalf("%d left", left)
+	}
+	d.Step(now.Add(time.Hour), 5, others) // those of a second at once, however late it is
+	first := map[string]int{}
+	var rest []*peer
+	for _, p := range peers {
+		p.say(&clientpb.ClientFrame{Id: 1, Body: &clientpb.ClientFrame_Heartbeat{Heartbeat: &clientpb.Heartbeat{}}})
+		if f := p.mustHear(); f.GetRedirect() != nil {
+			first[f.GetRedirect().Alternatives[0]]++
+		} else {
+			rest = append(rest, p)
+		}
+	}
+	if len(rest) != sessions-10 {
+		t.Errorf("%d asked in two steps, want 10", sessions-len(rest))
+	}
+	for i := range len(rest) / 5 {
+		d.Step(now.Add(time.Hour+time.Duration(i+1)*time.Second), 5, others)
+	}
+	for _, p := range rest {
+		first[p.mustHear().GetRedirect().GetAlternatives()[0]]++
+	}
+	if first["a:1"] != 8 || first["b:1"] != 12 {
+		t.Errorf("sent to %v, want 8 and 12", first)
 	}
 }

@@ -59,6 +59,14 @@ const (
 	CodeTooMany    Code = 30 // a limit on how many there may be is reached
 	CodeNeedTOTP   Code = 31 // a second factor is needed
 
+	CodeBadTicket Code = 34 // of another livestream, expired, or none of ours
+
+	CodeStaleVersion Code = 38 // the range's replicas have changed since this was planned
+	CodeConflict     Code = 39 // the state does not allow it
+	CodeUnknownLive  Code = 35 // no such livestream, or not the caller's to watch
+	CodeUnknownFile  Code = 36 // no such file, or not the caller's to read
+	CodeOverQuota    Code = 37 // the user's files would take more than he may have
+
 	CodeOverloaded   Code = 40 // a queue is full
 	CodeAfterUnknown Code = 41 // the named previous send is not known yet
 	CodeNotReady     Code = 42 // no leader or host just now
@@ -115,6 +123,12 @@ var codes = map[Code]codeInfo{
 	CodeWrongTOTP:      {name: "wrong_totp"},
 	CodeTooMany:        {name: "too_many"},
 	CodeNeedTOTP:       {name: "totp_required"},
+	CodeStaleVersion:   {name: "stale_version"},
+	CodeConflict:       {name: "conflict"},
+	CodeUnknownLive:    {name: "unknown_live"},
+	CodeBadTicket:      {name: "bad_ticket"},
+	CodeUnknownFile:    {name: "unknown_file"},
+	CodeOverQuota:      {name: "over_quota"},
 	CodeOverloaded:     {name: "overloaded", class: ClassRetryLater, retry: 200 * time.Millisecond},
 	CodeAfterUnknown:   {name: "after_unknown", class: ClassRetryLater, retry: 50 * time.Millisecond},
 	CodeNotReady:       {name: "not_ready", class: ClassRetryLater, retry: 100 * time.Millisecond},
@@ -205,4 +219,14 @@ func FromWire(code uint32, message string, retryMS uint32) error {
 		return nil
 	}
 	return &Error{Code: Code(code), Message: message, Retry: time.Duration(retryMS) * time.Millisecond}
+}
+
+// CodeNamed finds a code by its stable name.
+func CodeNamed(name string) (Code, bool) {
+	for code, info := range codes {
+		if info.name == name {
+			return code, true
+		}
+	}
+	return 0, false
 }

@@ -66,6 +66,25 @@ const (
 	// ChannelRowsMax is the length past which sends that need a channel are
 	// answered "retry later".
 	ChannelRowsMax = 10_000_000
+	// FileBytesMax bounds a file: what one upload over days still brings home.
+	FileBytesMax = 16 << 30
+	// FileNameBytesMax bounds a file's name: what usual file systems take.
+	FileNameBytesMax = 255
+	// FileTypeBytesMax bounds a file's content type.
+	FileTypeBytesMax = 100
+	// ThumbnailBytesMax bounds the picture inside a message, so that a frame
+	// of updates with one message more still fits FrameBytesMax.
+	ThumbnailBytesMax = 8 << 10
+	// UploadsMax bounds the uploads of a user that are under way, parts
+	// counted: they stand in one row.
+	UploadsMax = 64
+	// LivesMax bounds the livestreams of a user; an older one that is not on
+	// makes way for a new one.
+	LivesMax = 16
+	// LiveTitleBytesMax and LiveTextBytesMax bound a livestream's title, and
+	// each of what its node says of it: codecs, and why it ended.
+	LiveTitleBytesMax = 100
+	LiveTextBytesMax  = 200
 	// OpenRangesPerCell is how many ranges of a cell take new users.
 	OpenRangesPerCell = 8
 
@@ -104,10 +123,20 @@ const (
 	ClientMsgIDPast   = 7 * 24 * time.Hour
 	ClientMsgIDFuture = time.Hour
 
+	// DeviceActive is how long a device that is away holds its user's update
+	// log back; one that comes back later resynchronises.
+	DeviceActive = 30 * 24 * time.Hour
 	// EndedDeviceLifetime is how long an ended device is remembered at least: a
 	// login that comes again late, which its request's timeout of seconds
 	// bounds, must find it.
 	EndedDeviceLifetime = 10 * time.Minute
+
+	// UploadLifetime is how long an upload may take from its creation: days, so
+	// that it can be taken up again after a journey.
+	UploadLifetime = 7 * 24 * time.Hour
+
+	// LiveTicketLifetime is how long a ticket lets its user begin to watch.
+	LiveTicketLifetime = time.Minute
 
 	// TokenLifetime is a token's validity; the SDK refreshes at half of it.
 	TokenLifetime = 24 * time.Hour

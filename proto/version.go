@@ -9,7 +9,12 @@ const (
 	// StateFormat is the version of the stored keys and values. A state
 	// store with a newer one is refused.
 	StateFormat = 1
-	// RulesVersion is the newest rules this binary applies entries by. It
-	// also applies RulesVersion-1.
-	RulesVersion = 1
+	// RulesVersion is the newest rules this binary applies entries by; what
+	// each version changed is in cell/storage/state/rules.go.
+	RulesVersion = 2
+	// OldestRules are those of the release before, which it also applies.
+	OldestRules = RulesVersion - 1
+	// FirstRules is what whoever does not speak of rules means: there were no
+	// others when it was written.
+	FirstRules = 1
 )

@@ -1,6 +1,7 @@
 package sharding
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"testing"
@@ -14,9 +15,9 @@ func drawRoutes(t *rapid.T) []Route {
 	return rapid.SliceOfN(rapid.Custom(func(t *rapid.T) Route {
 		r := Route{Range: proto.RangeID(rapid.Uint64Max(9).Draw(t, "range")), Epoch: proto.Epoch(rapid.Uint64Range(1, 5).Draw(t, "epoch"))}
 		r.Cell = proto.CellID(fmt.Sprint("c", rapid.IntRange(1, 3).Draw(t, "cell")))
-		r.Nodes = []proto.NodeID{proto.NodeID(fmt.Sprint("n", rapid.IntRange(1, 9).Draw(t, "node")))}
+		r.Nodes = []proto.NodeID{proto.NodeID(fmt.Sprint("n", rapid.IntRange(1, 9).Draw(t, "node"))), "n0"}[:rapid.IntRange(0, 2).Draw(t, "nodes")]
 		return r
-	}), 0, 8).Draw(t, "routes")
+	}), 0, 40).Draw(t, "routes")
 }
 
 func same(a, b Route) bool {
@@ -53,7 +54,7 @@ func TestMapAgreesWithModel(t *testing.T) {
 				}
 			}
 			all := slices.Collect(m.All())
-			if !slices.IsSortedFunc(all, func(a, b Route) int { return compareRange(a, b.Range) }) || len(all) != len(model) {
+			if !slices.IsSortedFunc(all, func(a, b Route) int { return cmp.Compare(a.Range, b.Range) }) || len(all) != len(model) {
 				t.Fatalf("walked %v", all)
 			}
 			versions = append(versions, version{m, all})
@@ -93,6 +94,36 @@ func TestEmptyMaps(t *testing.T) {
 	}
 	if m.With() != m {
 		t.Error("putting nothing in made another map")
+	}
+}
+
+// What no range has any more is not kept, however long it goes on.
+func TestListsOfNodesAreForgotten(t *testing.T) {
+	var routes []Route
+	for r := range proto.RangeID(10) {
+		routes = append(routes, Route{Range: r, Cell: "c1", Epoch: 1, Nodes: []proto.NodeID{"n1", "n2"}})
+	}
+	m := New(routes)
+	if len(m.lists) != 1 || len(m.cells) != 1 {
+		t.Errorf("%d lists and %d cells of ranges that are alike", len(m.lists), len(m.cells))
+	}
+	for i := range 5000 {
+		m = m.With(Route{Range: proto.RangeID(i % 10), Cell: proto.CellID(fmt.Sprint("c", i)), Epoch: proto.Epoch(i + 2), Nodes: []proto.NodeID{proto.NodeID(fmt.Sprint("n", i))}})
+	}
+	if len(m.lists) > 20+spare+1 || len(m.cells) > 20+spare+1 || m.Len() != 10 {
+		t.Errorf("%d lists and %d cells of %d ranges", len(m.lists), len(m.cells), m.Len())
+	}
+}
+
+func BenchmarkWith(b *testing.B) {
+	var routes []Route
+	for i := range 100_000 {
+		cell := fmt.Sprint("c", i%10_000)
+		routes = append(routes, Route{Range: proto.RangeID(i), Cell: proto.CellID(cell), Epoch: 1, Nodes: []proto.NodeID{proto.NodeID(cell + "-n1")}})
+	}
+	m := New(routes)
+	for i := 0; b.Loop(); i++ {
+		m.With(Route{Range: proto.RangeID(i % 100_000), Cell: "c1", Epoch: 2, Nodes: []proto.NodeID{"c1-n1"}})
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"math"
 	"unicode/utf8"
 
+	pb "google.golang.org/protobuf/proto"
+
 	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
 	clientpb "github.com/waggle-im/waggle/proto/client"
@@ -15,7 +17,7 @@ func checkMessage(m *clientpb.SendMessage) *proto.Error {
 		return proto.Errorf(proto.CodeBadRequest, "%v", err)
 	}
 	bodies := 0
-	for _, given := range []bool{m.Text != nil, m.Location != nil, m.Card != nil} {
+	for _, given := range []bool{m.Text != nil, m.Location != nil, m.Card != nil, m.File != nil} {
 		if given {
 			bodies++
 		}
@@ -26,6 +28,8 @@ func checkMessage(m *clientpb.SendMessage) *proto.Error {
 		return proto.Errorf(proto.CodeBadRequest, "the message has %d bodies: send each by itself", bodies)
 	case m.Location != nil:
 		return checkPlace(m.Location)
+	case m.File != nil:
+		return checkFile(m.File)
 	case m.Card != nil && m.Card.User == 0:
 		return proto.Errorf(proto.CodeBadRequest, "the card names nobody")
 	case m.Card != nil:
@@ -52,14 +56,16 @@ func checkPlace(p *clientpb.Location) *proto.Error {
 	return nil
 }
 
-// setBody gives the command the message's body. The name on a card is not the
-// sender's to choose: see nameCard.
+// setBody gives the command the message's body. The name on a card and
+// what a file is are not the sender's to choose: see nameCard and claimFile.
 func setBody(c *cellpb.AppendMessage, m *clientpb.SendMessage) {
 	switch {
 	case m.Location != nil:
 		c.Location = m.Location
 	case m.Card != nil:
 		c.Card = &clientpb.SharedCard{User: m.Card.User}
+	case m.File != nil:
+		c.File = m.File
 	default:
 		c.Text = &cellpb.TextBody{Text: m.GetText().GetText()}
 	}
@@ -67,7 +73,7 @@ func setBody(c *cellpb.AppendMessage, m *clientpb.SendMessage) {
 
 // appendBytes is about what the command takes in a batch.
 func appendBytes(c *cellpb.AppendMessage) int {
-	return 100 + len(c.Text.GetText()) + len(c.Location.GetName()) + len(c.Card.GetName())
+	return 100 + len(c.Text.GetText()) + len(c.Location.GetName()) + len(c.Card.GetName()) + pb.Size(c.File) + pb.Size(c.Live)
 }
 
 // nameCard makes sure that the person on a card exists and fills in his name.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc"
 	pb "google.golang.org/protobuf/proto"
@@ -95,6 +96,7 @@ func (s *Service) edgeFrames(c *edgeConn, frames []*cellpb.EdgeFrame) {
 		ses   *session
 		frame *cellpb.EdgeFrame
 	}
+	arrived := time.Now()
 	var parts [shards][]part
 	c.mu.Lock()
 	for _, f := range frames {
@@ -123,6 +125,7 @@ func (s *Service) edgeFrames(c *edgeConn, frames []*cellpb.EdgeFrame) {
 		}
 		sh := s.shards[i]
 		sh.postWaiting(func() {
+			sh.arrived = arrived
 			for _, p := range list {
 				s.edgeFrame(sh, c, p.ses, p.frame)
 			}

@@ -39,6 +39,10 @@ func wireEvent(thread string, seq uint64, e *cellpb.StoredEvent) *clientpb.Event
 		out.Body = &clientpb.Event_Location{Location: body.Location}
 	case *cellpb.StoredEvent_Card:
 		out.Body = &clientpb.Event_Card{Card: body.Card}
+	case *cellpb.StoredEvent_File:
+		out.Body = &clientpb.Event_File{File: body.File}
+	case *cellpb.StoredEvent_Live:
+		out.Body = &clientpb.Event_Live{Live: body.Live}
 	}
 	return out
 }

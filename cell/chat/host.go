@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/waggle-im/waggle/client/cellclient"
+	"github.com/waggle-im/waggle/internal/latency"
 	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
 )
@@ -47,6 +48,7 @@ type host struct {
 	channelsKnown bool                            // those that hold rows from before are in channels
 	bodies        map[bodyKey]*cellpb.StoredEvent // of channel rows being taken
 	ticks         int
+	messages      latency.Rate // stored in threads that the range owns
 }
 
 type deviceKey struct {
@@ -222,6 +224,7 @@ func (h *host) replied(reply *cellpb.LeadReply) {
 // applied passes on what became of a batch: results to those who wait, rows
 // to the channels, updates to the sessions.
 func (h *host) applied(batch []*waitingCommand, applied *cellpb.Applied) {
+	h.messages.Add(time.Now(), stored(batch, applied))
 	for i, c := range batch {
 		if i >= len(applied.Results) {
 			c.done(nil, proto.Errorf(proto.CodeUnavailable, "range %s gave no result", h.rng))

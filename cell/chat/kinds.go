@@ -43,7 +43,7 @@ func updateBytes(up *cellpb.LoggedUpdate) int {
 
 // bodyBytes is about what the body of an event takes.
 func bodyBytes(e *cellpb.StoredEvent) int {
-	return len(e.GetText().GetText()) + len(e.GetLocation().GetName()) + len(e.GetCard().GetName())
+	return len(e.GetText().GetText()) + len(e.GetLocation().GetName()) + len(e.GetCard().GetName()) + pb.Size(e.GetFile()) + pb.Size(e.GetLive())
 }
 
 // channelRowBytes is about what a row takes on its way.

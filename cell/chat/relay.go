@@ -1,6 +1,7 @@
 package chat
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"sync"
@@ -110,16 +111,11 @@ func (s *Service) relayed(sh *shard, req *cellpb.RelayRequest, done func(*cellpb
 	}
 	read := func(q *cellpb.LeadRead) {
 		h.read(q, func(r *cellpb.ReadResult, err *proto.Error) {
-			switch {
-			case err != nil:
+			if err != nil {
 				refuse(err, nil)
-			case r.User != nil:
-				done(&cellpb.RelayReply{Id: id, Body: &cellpb.RelayReply_User{User: r.User}})
-			case r.Cards != nil:
-				done(&cellpb.RelayReply{Id: id, Body: &cellpb.RelayReply_Cards{Cards: r.Cards}})
-			default:
-				done(&cellpb.RelayReply{Id: id, Body: &cellpb.RelayReply_Events{Events: r.Events}})
+				return
 			}
+			done(readReply(id, r))
 		})
 	}
 	switch body := req.Body.(type) {
@@ -142,9 +138,43 @@ func (s *Service) relayed(sh *shard, req *cellpb.RelayRequest, done func(*cellpb
 		read(&cellpb.LeadRead{Body: &cellpb.LeadRead_Cards{Cards: body.ReadCards}})
 	case *cellpb.RelayRequest_CloseSessions:
 		h.closeSessions(body.CloseSessions, result)
+	case *cellpb.RelayRequest_ReadFiles:
+		read(&cellpb.LeadRead{Body: &cellpb.LeadRead_Files{Files: body.ReadFiles}})
+	case *cellpb.RelayRequest_ReadLive:
+		read(&cellpb.LeadRead{Body: &cellpb.LeadRead_Live{Live: body.ReadLive}})
+	case *cellpb.RelayRequest_ReadMembers:
+		read(&cellpb.LeadRead{Body: &cellpb.LeadRead_Members{Members: body.ReadMembers}})
+	case *cellpb.RelayRequest_LiveTold:
+		h.tellLive(body.LiveTold, result)
+	case *cellpb.RelayRequest_PostMessage:
+		h.post(body.PostMessage, result)
 	default:
+		if c := cmp.Or(fileCommand(req), liveCommand(req)); c != nil {
+			h.propose(c, pb.Size(c), result)
+			return
+		}
 		h.account(req, result)
 	}
+}
+
+// readReply is what was read as the answer to another host.
+func readReply(id uint64, r *cellpb.ReadResult) *cellpb.RelayReply {
+	out := &cellpb.RelayReply{Id: id}
+	switch {
+	case r.User != nil:
+		out.Body = &cellpb.RelayReply_User{User: r.User}
+	case r.Files != nil:
+		out.Body = &cellpb.RelayReply_Files{Files: r.Files}
+	case r.Live != nil:
+		out.Body = &cellpb.RelayReply_Live{Live: r.Live}
+	case r.Members != nil:
+		out.Body = &cellpb.RelayReply_Members{Members: r.Members}
+	case r.Cards != nil:
+		out.Body = &cellpb.RelayReply_Cards{Cards: r.Cards}
+	default:
+		out.Body = &cellpb.RelayReply_Events{Events: r.Events}
+	}
+	return out
 }
 
 // takeRows proposes rows of a channel to this range. The events that ride

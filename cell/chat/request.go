@@ -4,6 +4,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	pb "google.golang.org/protobuf/proto"
+
 	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
 	clientpb "github.com/waggle-im/waggle/proto/client"
@@ -76,10 +78,15 @@ func (ses *session) send(id uint64, m *clientpb.SendMessage) {
 		ses.fail(id, err)
 		return
 	}
-	h := ses.host
+	h, began := ses.host, ses.host.shard.arrived
+	h.shard.sends.Begin(began)
+	answer := func(frame []byte) {
+		h.shard.sends.End(began, time.Now())
+		ses.answer(frame)
+	}
 	h.resolvePeer(ses.user.id, thread, func(peer peerFound) {
 		if peer.err != nil {
-			ses.fail(id, peer.err)
+			answer(errorFrame(id, peer.err))
 			return
 		}
 		c := &cellpb.AppendMessage{
@@ -93,17 +100,17 @@ func (ses *session) send(id uint64, m *clientpb.SendMessage) {
 				err = proto.AsError(proto.FromWire(r.Code, r.Message, r.RetryMs))
 			}
 			if err != nil {
-				ses.fail(id, err)
+				answer(errorFrame(id, err))
 				return
 			}
 			h.peerKnown(thread, peer.name)
-			ses.answer(encode(&clientpb.ServerFrame{Id: id, Body: &clientpb.ServerFrame_MessageSent{MessageSent: &clientpb.MessageSent{
+			answer(encode(&clientpb.ServerFrame{Id: id, Body: &clientpb.ServerFrame_MessageSent{MessageSent: &clientpb.MessageSent{
 				Thread: m.Thread, Seq: r.Seq, TimeMs: r.TimeMs, ClientMsgId: m.ClientMsgId,
 			}}}))
 		}
-		h.nameCard(c.Card, func(err *proto.Error) {
+		h.completeBody(c, func(err *proto.Error) {
 			if err != nil {
-				ses.fail(id, err)
+				answer(errorFrame(id, err))
 				return
 			}
 			h.append(thread, c, done)
@@ -299,6 +306,11 @@ func threadsFrame(id uint64, r *cellpb.ReadResult, last []*cellpb.LoggedUpdate) 
 					cut--
 				}
 				text.Text = text.Text[:cut] + "…"
+			}
+			if file := one.Last.GetFile(); len(file.GetThumbnail()) > 0 {
+				file = pb.CloneOf(file) // the event is shared
+				file.Thumbnail = nil
+				one.Last.Body = &clientpb.Event_File{File: file}
 			}
 		}
 		out.Threads = append(out.Threads, one)

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/waggle-im/waggle/client/cellclient"
+	"github.com/waggle-im/waggle/internal/latency"
 	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
 	clientpb "github.com/waggle-im/waggle/proto/client"
@@ -198,15 +199,23 @@ func (s *Service) Hosted() int {
 	return len(s.hosted)
 }
 
-// Sessions counts the sessions hosted here, and lists those of user unless it
-// is 0.
-func (s *Service) Sessions(ctx context.Context, user proto.EntityID) (*cellpb.SessionsReply, error) {
+// Sessions counts the sessions hosted here, lists those of req.User unless it
+// is 0, and tells what was done lately if that is asked.
+func (s *Service) Sessions(ctx context.Context, req *cellpb.SessionsRequest) (*cellpb.SessionsReply, error) {
+	user := proto.EntityID(req.User)
 	answers := make(chan *cellpb.SessionsReply, shards)
 	for _, sh := range s.shards {
 		sh.post(func() {
 			out := new(cellpb.SessionsReply)
 			for _, h := range sh.hosts {
+				before := out.Sessions
 				h.listSessions(user, out)
+				if req.LoadSeconds > 0 {
+					out.Loads = append(out.Loads, h.load(out.Sessions-before, int(req.LoadSeconds)))
+				}
+			}
+			if req.LoadSeconds > 0 {
+				out.Sends = sh.sends.Counts(time.Now(), int(req.LoadSeconds))
 			}
 			answers <- out
 		})
@@ -217,6 +226,10 @@ func (s *Service) Sessions(ctx context.Context, user proto.EntityID) (*cellpb.Se
 		case a := <-answers:
 			sum.Sessions += a.Sessions
 			sum.Infos = append(sum.Infos, a.Infos...)
+			sum.Loads = append(sum.Loads, a.Loads...)
+			if a.Sends != nil {
+				sum.Sends = latency.Add(sum.Sends, a.Sends)
+			}
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/waggle-im/waggle/internal/latency"
 	"github.com/waggle-im/waggle/proto"
 )
 
@@ -19,7 +20,10 @@ const (
 
 // shard runs what concerns its ranges, one function after the other.
 type shard struct {
-	hosts map[proto.RangeID]*host // touched only by the shard itself
+	// Touched only by the shard itself.
+	hosts   map[proto.RangeID]*host
+	arrived time.Time      // when the batch being handled came from its edge
+	sends   latency.Recent // of people, from arrival to answer
 
 	mu     sync.Mutex // guards the fields below
 	room   sync.Cond  // signalled when the mailbox was emptied

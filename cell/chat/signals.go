@@ -91,6 +91,8 @@ func (h *host) takeSignals(batch *cellpb.Signals) {
 				}
 			case *cellpb.Signal_Typing:
 				h.hearTyping(to, p, from, body.Typing)
+			case *cellpb.Signal_LiveViewers:
+				h.hearLive(to, from, body.LiveViewers)
 			case *cellpb.Signal_Probe:
 				h.probed(to, p, from)
 			}

@@ -22,8 +22,10 @@ const grantRetry = 50 * time.Millisecond
 //	                     ▲  │ refused            │ host's link closed
 //	                     └──┴────────────────────┘
 //
-// It ends when the leadership does.
+// It ends when the leadership does. A leader whose cell does not own the range,
+// which is so for a moment in the middle of a move, grants nobody.
 type ledRange struct {
+	epoch  uint64 // at which it is granted
 	term   uint64
 	number uint64 // of the newest grant proposed
 	node   proto.NodeID
@@ -37,6 +39,7 @@ const (
 	leaderChanged eventKind = iota
 	granted
 	linkChanged
+	descriptorChanged
 	tryAgain
 )
 
@@ -110,8 +113,9 @@ func (s *Service) handle(e event) {
 		for _, r := range todo {
 			s.grant(r)
 		}
-	case tryAgain:
-		s.grant(e.rng)
+	case descriptorChanged, tryAgain:
+		s.revokeOld(e.rng)
+		s.grantIfNone(e.rng)
 	}
 }
 
@@ -141,6 +145,34 @@ func (s *Service) leaderChanged(e event) {
 	}
 }
 
+// revokeOld takes back a grant of an earlier epoch, which its host would go on
+// serving in vain: a recovery raises the epoch under its leader.
+func (s *Service) revokeOld(r proto.RangeID) {
+	s.mu.Lock()
+	l := s.led[r]
+	if l == nil || !l.active || s.descriptor(r).GetEpoch() <= l.epoch {
+		s.mu.Unlock()
+		return
+	}
+	l.active = false
+	link, grant := s.links[l.node], &cellpb.Grant{Term: l.term, Number: l.number}
+	s.mu.Unlock()
+	if link != nil {
+		link.deliver(&cellpb.LeadReply{Range: uint64(r), Body: &cellpb.LeadReply_Revoked{Revoked: &cellpb.Revoked{Range: uint64(r), Grant: grant}}})
+	}
+}
+
+// grantIfNone grants a range led here that nobody hosts.
+func (s *Service) grantIfNone(r proto.RangeID) {
+	s.mu.RLock()
+	l := s.led[r]
+	idle := l != nil && !l.active && !l.busy
+	s.mu.RUnlock()
+	if idle {
+		s.grant(r)
+	}
+}
+
 // grant proposes a host for a range that has none.
 func (s *Service) grant(r proto.RangeID) {
 	s.mu.Lock()
@@ -154,13 +186,17 @@ func (s *Service) grant(r proto.RangeID) {
 		s.mu.Unlock()
 		return // linkChanged comes back here
 	}
+	d := s.descriptor(r)
+	if d.GetCell() != string(s.cfg.Cell) {
+		s.mu.Unlock()
+		return // descriptorChanged comes back here
+	}
 	l.busy, l.active = true, false
 	l.number++
 	l.node = node
-	e := event{kind: granted, rng: r, term: l.term, number: l.number}
+	e := event{kind: granted, rng: r, term: l.term, number: l.number, descriptor: d}
 	s.mu.Unlock()
 
-	e.descriptor = s.descriptor(r)
 	s.node.Propose(r, &cellpb.Entry{
 		Range: uint64(r), Epoch: e.descriptor.GetEpoch(), TimeMs: time.Now().UnixMilli(),
 		Commands: []*cellpb.Command{{Body: &cellpb.Command_GrantHost{
@@ -214,8 +250,11 @@ func (s *Service) grantDone(e event) {
 		time.AfterFunc(grantRetry, func() { s.events.put(event{kind: tryAgain, rng: e.rng}) })
 		return
 	}
-	l.active = true
+	l.active, l.epoch = true, e.descriptor.GetEpoch()
 	s.mu.Unlock()
+	if s.descriptor(e.rng).GetEpoch() > e.descriptor.GetEpoch() {
+		s.events.put(event{kind: tryAgain, rng: e.rng})
+	}
 	meta, err := state.NewReader(s.cfg.Engine.State, e.rng).Meta()
 	if err != nil {
 		s.cfg.Logger.Error("range cannot be hosted", "range", e.rng, "err", err)

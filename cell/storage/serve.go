@@ -3,11 +3,13 @@ package storage
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 
 	"google.golang.org/grpc"
 
 	"github.com/waggle-im/waggle/cell/storage/state"
+	"github.com/waggle-im/waggle/client/controlclient"
 	"github.com/waggle-im/waggle/internal/certs"
 	"github.com/waggle-im/waggle/internal/outqueue"
 	"github.com/waggle-im/waggle/proto"
@@ -57,7 +59,7 @@ func (s *Server) Snapshot(stream grpc.BidiStreamingServer[cellpb.SnapshotChunk, 
 // CreateReplica implements the RPC.
 func (s *Server) CreateReplica(ctx context.Context, req *cellpb.CreateReplicaRequest) (*cellpb.CreateReplicaReply, error) {
 	if err := s.service.node.Create(ctx, req); err != nil {
-		return nil, err
+		return nil, controlclient.ToStatus(err)
 	}
 	return &cellpb.CreateReplicaReply{}, nil
 }
@@ -126,14 +128,15 @@ func (s *Service) Routes(ranges []uint64) []*cellpb.Route {
 }
 
 func (s *Service) route(r proto.RangeID) *cellpb.Route {
-	d, ok := s.node.Descriptor(r)
-	if !ok {
-		return nil
+	d, here := s.node.Descriptor(r)
+	if !here || d.GetEpoch() == 0 {
+		// It may have been here: then its tombstone tells where it went.
+		if d, here = s.node.Tombstone(r); !here {
+			return nil
+		}
+		return routeOf(d)
 	}
-	route := &cellpb.Route{Range: uint64(r), Cell: d.Cell, Epoch: d.Epoch}
-	for _, rep := range d.Replicas {
-		route.Nodes = append(route.Nodes, rep.Node)
-	}
+	route := routeOf(d)
 	s.mu.RLock()
 	led := s.led[r]
 	leading := led != nil
@@ -141,23 +144,64 @@ func (s *Service) route(r proto.RangeID) *cellpb.Route {
 		route.Host = string(led.node)
 	}
 	s.mu.RUnlock()
-	if leader, _, _ := s.node.Leader(r); !leading && leader != "" {
-		// A follower knows the grant its leader has committed.
-		if rs, err := state.NewReader(s.cfg.Engine.State, r).State(); err == nil {
+	if leader, term, _ := s.node.Leader(r); !leading && leader != "" {
+		// A follower knows the grant its leader has committed. One of an
+		// earlier leader is void, and naming its host would send people back
+		// to where they come from.
+		if rs, err := state.NewReader(s.cfg.Engine.State, r).State(); err == nil && rs.GrantTerm == term {
 			route.Host = rs.GrantNode
 		}
 	}
 	return route
 }
 
+// routeOf is the route a descriptor stands for, voters first: they know most.
+func routeOf(d *cellpb.Descriptor) *cellpb.Route {
+	route := &cellpb.Route{Range: d.Range, Cell: d.Cell, Epoch: d.Epoch}
+	for _, learner := range []bool{false, true} {
+		for _, rep := range d.Replicas {
+			if rep.Learner == learner {
+				route.Nodes = append(route.Nodes, rep.Node)
+			}
+		}
+	}
+	return route
+}
+
+// StatusOf reports on the replicas here of the named ranges, with what their
+// leader knows of the others.
+//
+// Errors: the context's.
+func (s *Service) StatusOf(ctx context.Context, ranges []uint64) ([]*cellpb.ReplicaStatus, error) {
+	out := s.status(func(r proto.RangeID) bool { return slices.Contains(ranges, uint64(r)) })
+	for _, one := range out {
+		if !one.Leading {
+			continue
+		}
+		var err error
+		if one.Progress, err = s.node.Progress(ctx, proto.RangeID(one.GetDescriptor_().GetRange())); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
 // Status reports on every replica here.
 func (s *Service) Status() []*cellpb.ReplicaStatus {
+	return s.status(func(proto.RangeID) bool { return true })
+}
+
+func (s *Service) status(wanted func(proto.RangeID) bool) []*cellpb.ReplicaStatus {
 	var out []*cellpb.ReplicaStatus
 	for _, st := range s.node.Status() {
 		r := proto.RangeID(st.Descriptor.GetRange())
+		if !wanted(r) {
+			continue
+		}
 		one := &cellpb.ReplicaStatus{
 			Descriptor_: st.Descriptor, Replica: uint64(st.Replica), Leader: string(st.Leader), Term: st.Term,
 			Applied: st.Applied, Committed: st.Committed, FirstIndex: st.First, RunningHash: st.RunningHash, Quiet: st.Quiet, Leading: st.Leading,
+			LastIndex: st.LastIndex, LastTerm: st.LastTerm, Empty: st.Empty, Rules: st.Rules, NodeRules: state.UpTo(s.cfg.Rules).Newest, PauseUs: uint64(st.Pause.Microseconds()),
 		}
 		if st.Err != nil {
 			one.Problem = st.Err.Error()
@@ -166,7 +210,11 @@ func (s *Service) Status() []*cellpb.ReplicaStatus {
 			one.Host = route.Host
 		}
 		// A range that cannot be measured just now is reported without size.
-		one.Entities, one.Bytes, _ = state.NewReader(s.cfg.Engine.State, r).Size()
+		reader := state.NewReader(s.cfg.Engine.State, r)
+		one.Entities, one.Bytes, _ = reader.Size()
+		if meta, err := reader.Meta(); err == nil {
+			one.Incarnation = meta.Incarnation
+		}
 		out = append(out, one)
 	}
 	return out

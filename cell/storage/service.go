@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/prometheus/client_golang/prometheus"
@@ -28,7 +29,9 @@ const (
 // Config is what a [Service] needs. Logger and Registerer may be nil.
 type Config struct {
 	Self       proto.NodeID
+	Cell       proto.CellID // hosts are granted only for ranges that it owns
 	Engine     *engine.Engine
+	Rules      uint32 // apply by no newer rules than these; 0: all this release knows
 	Conn       func(proto.NodeID) (*grpc.ClientConn, error)
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
@@ -59,8 +62,9 @@ func New(cfg Config) (*Service, error) {
 		links:  map[proto.NodeID]*Link{},
 	}
 	var err error
+	release := state.UpTo(cfg.Rules)
 	s.node, err = replica.New(replica.Config{
-		Self: cfg.Self, Log: cfg.Engine.Log, State: cfg.Engine.State, Machines: machines{cfg.Engine.State},
+		Self: cfg.Self, Cell: cfg.Cell, Log: cfg.Engine.Log, State: cfg.Engine.State, Machines: machines{cfg.Engine.State, release}, Rules: release.Newest,
 		Observer: observer{s}, Conn: cfg.Conn,
 		FS: cfg.Engine.FS(), SnapshotDir: filepath.Join(cfg.Engine.Dir(), "snapshots"),
 		Space: cfg.Engine.CheckSpace, Fatal: cfg.Engine.Fatal(),
@@ -79,6 +83,7 @@ func (s *Service) Run(ctx context.Context) error {
 	defer cancel()
 	var wg sync.WaitGroup
 	wg.Go(func() { s.runGrants(ctx) })
+	wg.Go(func() { s.inspectDamage(ctx) })
 	for range readers {
 		wg.Go(func() {
 			for {
@@ -97,18 +102,48 @@ func (s *Service) Run(ctx context.Context) error {
 	return err
 }
 
+// inspectPause is between two looks at damage: a compaction that meets it is
+// tried again and again.
+const inspectPause = time.Second
+
+// inspectDamage finds out whose rows are damaged where the store has met a bad
+// checksum, and stops those replicas.
+func (s *Service) inspectDamage(ctx context.Context) {
+	for {
+		select {
+		case span := <-s.cfg.Engine.Damage():
+			s.node.Inspect(span)
+		case <-ctx.Done():
+			return
+		}
+		select {
+		case <-time.After(inspectPause):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
 // Replicas is the layer below, for serving its streams.
 func (s *Service) Replicas() *replica.Node { return s.node }
 
+// Drain gives away what this node leads, as [replica.Node.Drain] does.
+func (s *Service) Drain(ctx context.Context, takes func(proto.NodeID) bool) (left int) {
+	return s.node.Drain(ctx, takes)
+}
+
 // machines opens and creates state machines in one store.
-type machines struct{ db *pebble.DB }
+type machines struct {
+	db      *pebble.DB
+	release state.Release
+}
 
 // Open implements replica.Machines.
-func (m machines) Open(r proto.RangeID) (replica.Machine, error) { return state.Open(m.db, r) }
+func (m machines) Open(r proto.RangeID) (replica.Machine, error) { return m.release.Open(m.db, r) }
 
 // Create implements replica.Machines.
-func (m machines) Create(d *cellpb.Descriptor, incarnation []byte) (replica.Machine, error) {
-	return state.Create(m.db, d, incarnation)
+func (m machines) Create(d *cellpb.Descriptor, incarnation []byte, rules uint32) (replica.Machine, error) {
+	return m.release.Create(m.db, d, incarnation, rules)
 }
 
 // Ranges implements replica.Machines.
@@ -120,6 +155,11 @@ type observer struct{ s *Service }
 // LeaderChanged implements replica.Observer.
 func (o observer) LeaderChanged(r proto.RangeID, term uint64, _ proto.NodeID, leading bool) {
 	o.s.events.put(event{kind: leaderChanged, rng: r, term: term, leading: leading})
+}
+
+// DescriptorChanged implements replica.Observer.
+func (o observer) DescriptorChanged(r proto.RangeID, _ *cellpb.Descriptor) {
+	o.s.events.put(event{kind: descriptorChanged, rng: r})
 }
 
 // ReplicaFailed implements replica.Observer.

@@ -38,7 +38,7 @@ func startAlone(t testing.TB) *alone {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := New(Config{Self: "n1", Engine: e, Logger: logger, Conn: func(proto.NodeID) (*grpc.ClientConn, error) {
+	s, err := New(Config{Self: "n1", Cell: "c1", Engine: e, Logger: logger, Conn: func(proto.NodeID) (*grpc.ClientConn, error) {
 		return nil, errors.New("nobody else")
 	}})
 	if err != nil {

@@ -30,6 +30,12 @@ func CheckRead(q *cellpb.LeadRead, r *cellpb.ReadResult) error {
 		}
 	case *cellpb.LeadRead_Cards:
 		whole = whole && r.Cards != nil
+	case *cellpb.LeadRead_Files:
+		whole = whole && wholeFiles(r.Files)
+	case *cellpb.LeadRead_Live:
+		whole = whole && r.Live != nil
+	case *cellpb.LeadRead_Members:
+		whole = whole && r.Members != nil
 	}
 	return malformedUnless(whole)
 }
@@ -51,6 +57,17 @@ func checkReply(req *cellpb.RelayRequest, reply *cellpb.RelayReply) error {
 		return malformedUnless(wholeUser(reply.GetUser()))
 	case *cellpb.RelayRequest_ReadCards:
 		return malformedUnless(reply.GetCards() != nil)
+	case *cellpb.RelayRequest_ReadFiles:
+		return malformedUnless(wholeFiles(reply.GetFiles()))
+	case *cellpb.RelayRequest_ReadLive:
+		return malformedUnless(reply.GetLive() != nil)
+	case *cellpb.RelayRequest_ReadMembers:
+		return malformedUnless(reply.GetMembers() != nil)
+	case *cellpb.RelayRequest_CreateLive, *cellpb.RelayRequest_ReportLive, *cellpb.RelayRequest_RemoveLive:
+		return malformedUnless(reply.GetResult() != nil && (reply.GetResult().Code != 0 || reply.GetResult().Live != nil))
+	case *cellpb.RelayRequest_CreateFile, *cellpb.RelayRequest_ReserveFile, *cellpb.RelayRequest_CompleteFile, *cellpb.RelayRequest_RemoveFile,
+		*cellpb.RelayRequest_PlaceFile:
+		return malformedUnless(reply.GetResult() != nil && (reply.GetResult().Code != 0 || reply.GetResult().File != nil))
 	}
 	return malformedUnless(reply.GetResult() != nil)
 }
@@ -79,6 +96,18 @@ func wholeUser(u *cellpb.UserInfo) bool {
 	}
 	for _, d := range u.Devices {
 		if d.Row == nil {
+			return false
+		}
+	}
+	return true
+}
+
+func wholeFiles(f *cellpb.Files) bool {
+	if f == nil || f.Usage == nil {
+		return false
+	}
+	for _, row := range f.Files {
+		if row.File == nil && row.Upload == nil {
 			return false
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/waggle-im/waggle/internal/testservers"
 	waggle "github.com/waggle-im/waggle/proto"
 	controlpb "github.com/waggle-im/waggle/proto/control"
 )
@@ -44,7 +45,7 @@ func TestAccountsAreAskedOfWhicheverControlPlaneAnswers(t *testing.T) {
 
 	v := &View{Nodes: map[waggle.NodeID]Node{}}
 	dial := conns{}
-	for name, addr := range map[waggle.NodeID]string{"cp1": freeAddr(t), "cp2": l.Addr().String()} {
+	for name, addr := range map[waggle.NodeID]string{"cp1": testservers.FreeAddr(t), "cp2": l.Addr().String()} {
 		conn, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
 		if err != nil {
 			t.Fatal(err)

@@ -65,16 +65,32 @@ func (c *Client) holdLease(ctx context.Context) error {
 			}
 		case <-tick.C:
 			newer := c.load()
-			if proto.Equal(newer, load) {
+			// What this node has seen is told at once to whoever places ranges.
+			if proto.Equal(newer, load) && !c.View().WentBack() {
 				continue
 			}
 			if err := c.putSelf(ctx, lease.ID, newer, false); err != nil {
 				return err
 			}
 			load = newer
+		case <-c.said:
+			load = c.load()
+			if err := c.putSelf(ctx, lease.ID, load, false); err != nil {
+				return err
+			}
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+	}
+}
+
+// SetLeaving has the others told, at once, that nobody is to be sent to this
+// node, or that this is over.
+func (c *Client) SetLeaving(leaving bool) {
+	c.leaving.Store(leaving)
+	select {
+	case c.said <- struct{}{}:
+	default:
 	}
 }
 
@@ -94,7 +110,9 @@ func (c *Client) putSelf(ctx context.Context, lease clientv3.LeaseID, load *cont
 	if err != nil {
 		return fmt.Errorf("controlclient: %w", err)
 	}
-	rec.Load = load
+	rec.Load, rec.Leaving = load, c.leaving.Load()
+	v := c.View()
+	rec.SeenRevision, rec.Reconciled = v.SeenRevision, v.SeenReconciled
 	leased, err := proto.Marshal(rec)
 	if err != nil {
 		return fmt.Errorf("controlclient: %w", err)

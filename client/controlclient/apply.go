@@ -2,6 +2,7 @@ package controlclient
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
@@ -41,12 +42,37 @@ func (d *draft) putRecord(key string, value []byte) error {
 		}
 		d.keys()[key[len(KeyPrefix):]] = rec
 		d.lasting = true
+	case key == FrozenKey:
+		rec := &controlpb.FrozenRecord{}
+		if err := proto.Unmarshal(value, rec); err != nil {
+			return err
+		}
+		d.Frozen = rec
+	case key == ReconciledKey:
+		n, err := strconv.ParseUint(string(value), 10, 64)
+		if err != nil {
+			return err
+		}
+		d.Reconciled, d.lasting = n, true
+	case strings.HasPrefix(key, MovePrefix):
+		rec := &controlpb.MoveRecord{}
+		if err := proto.Unmarshal(value, rec); err != nil {
+			return err
+		}
+		d.moves()[key[len(MovePrefix):]] = rec
+	case strings.HasPrefix(key, EdgePrefix):
+		rec := &controlpb.EdgeRecord{}
+		if err := proto.Unmarshal(value, rec); err != nil {
+			return err
+		}
+		d.edges()[waggle.NodeID(key[len(EdgePrefix):])] = rec
+		d.lasting = true
 	}
 	return nil
 }
 
 // putNode takes in a node's lasting record, or the one under its lease, which
-// alone carries a load.
+// alone carries a load and says that the node is leaving.
 func (d *draft) putNode(id waggle.NodeID, value []byte, leased bool) error {
 	rec := &controlpb.NodeRecord{}
 	if err := proto.Unmarshal(value, rec); err != nil {
@@ -55,7 +81,8 @@ func (d *draft) putNode(id waggle.NodeID, value []byte, leased bool) error {
 	nodes := d.nodeMap()
 	old, known := nodes[id]
 	if !leased && known {
-		rec.Load = old.Record.GetLoad()
+		rec.Load, rec.Leaving = old.Record.GetLoad(), old.Record.GetLeaving()
+		rec.SeenRevision, rec.Reconciled = old.Record.GetSeenRevision(), old.Record.GetReconciled()
 	}
 	if !known || !sameButLoad(old.Record, rec) {
 		d.lasting = true
@@ -66,7 +93,7 @@ func (d *draft) putNode(id waggle.NodeID, value []byte, leased bool) error {
 
 func sameButLoad(a, b *controlpb.NodeRecord) bool {
 	x := proto.CloneOf(a)
-	x.Load = b.Load
+	x.Load, x.Leaving, x.SeenRevision, x.Reconciled = b.Load, b.Leaving, b.SeenRevision, b.Reconciled
 	return proto.Equal(x, b)
 }
 
@@ -109,11 +136,24 @@ func (d *draft) remove(key string) {
 		id := waggle.NodeID(key[len(AlivePrefix):])
 		if n, ok := d.Nodes[id]; ok {
 			n.Alive = false
+			if n.Record.GetLeaving() { // it has left: what is said of it from now on is new
+				n.Record = proto.CloneOf(n.Record)
+				n.Record.Leaving = false
+			}
 			d.nodeMap()[id] = n
 		}
 	case strings.HasPrefix(key, KeyPrefix):
 		delete(d.keys(), key[len(KeyPrefix):])
 		d.lasting = true
+	case strings.HasPrefix(key, MovePrefix):
+		delete(d.moves(), key[len(MovePrefix):])
+	case strings.HasPrefix(key, EdgePrefix):
+		delete(d.edges(), waggle.NodeID(key[len(EdgePrefix):]))
+		d.lasting = true
+	case key == FrozenKey:
+		d.Frozen = nil
+	case key == ReconciledKey:
+		d.Reconciled = 0
 	}
 }
 
@@ -125,6 +165,11 @@ func (d *draft) relist(pairs []pair) (errs []error) {
 	for _, p := range pairs {
 		listed[p.Key] = true
 	}
+	for _, key := range []string{FrozenKey, ReconciledKey} {
+		if !listed[key] {
+			d.remove(key)
+		}
+	}
 	for id := range d.Cells {
 		if !listed[CellKey(id)] {
 			d.remove(CellKey(id))
@@ -133,6 +178,16 @@ func (d *draft) relist(pairs []pair) (errs []error) {
 	for kid := range d.Keys {
 		if !listed[KeyKey(kid)] {
 			d.remove(KeyKey(kid))
+		}
+	}
+	for id := range d.Edges {
+		if !listed[EdgeKey(id)] {
+			d.remove(EdgeKey(id))
+		}
+	}
+	for id := range d.Moves {
+		if !listed[MoveKey(id)] {
+			d.remove(MoveKey(id))
 		}
 	}
 	for id := range d.Nodes {
@@ -164,8 +219,13 @@ func (v *View) pairs() ([]pair, error) {
 	}
 	for id, n := range v.Nodes {
 		rec := proto.CloneOf(n.Record)
-		rec.Load = nil
+		rec.Load, rec.Leaving, rec.SeenRevision, rec.Reconciled = nil, false, 0, 0
 		if err := add(NodeKey(id), rec); err != nil {
+			return nil, err
+		}
+	}
+	for id, rec := range v.Edges {
+		if err := add(EdgeKey(id), rec); err != nil {
 			return nil, err
 		}
 	}

@@ -27,6 +27,9 @@ type cacheFile struct {
 	Format int    `json:"format"`
 	Sum    uint64 `json:"sum,string"` // of all keys and values, in order
 	Pairs  []pair `json:"pairs"`
+	// Of etcd, as last seen: [View.SeenRevision] and [View.SeenReconciled].
+	Revision   int64  `json:"revision,string,omitempty"`
+	Reconciled uint64 `json:"reconciled,string,omitempty"`
 }
 
 func checksum(pairs []pair) uint64 {
@@ -45,7 +48,7 @@ func saveCache(file string, v *View) error {
 		return fmt.Errorf("controlclient: %w", err)
 	}
 	slices.SortFunc(pairs, func(a, b pair) int { return strings.Compare(a.Key, b.Key) })
-	data, err := json.Marshal(cacheFile{Format: cacheFormat, Sum: checksum(pairs), Pairs: pairs})
+	data, err := json.Marshal(cacheFile{Format: cacheFormat, Sum: checksum(pairs), Pairs: pairs, Revision: v.SeenRevision, Reconciled: v.SeenReconciled})
 	if err != nil {
 		return fmt.Errorf("controlclient: %w", err)
 	}
@@ -78,5 +81,6 @@ func loadCache(file string) (*View, error) {
 			return empty, err
 		}
 	}
+	d.SeenRevision, d.SeenReconciled = c.Revision, c.Reconciled
 	return d.finish(0), nil
 }

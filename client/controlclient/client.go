@@ -69,7 +69,9 @@ type Client struct {
 	log    *slog.Logger
 	etcd   *clientv3.Client
 
-	view atomic.Pointer[View]
+	view    atomic.Pointer[View]
+	leaving atomic.Bool   // see SetLeaving
+	said    chan struct{} // holds one: leaving has changed
 
 	mu      sync.Mutex // guards the fields below
 	changed chan struct{}
@@ -110,6 +112,7 @@ func New(c Config) (*Client, error) {
 	client := &Client{
 		config: c, log: c.Logger, etcd: etcd,
 		changed: make(chan struct{}), dirty: make(chan struct{}, 1), synced: make(chan struct{}),
+		said: make(chan struct{}, 1),
 	}
 	v := newDraft(&View{}).finish(0)
 	if c.CachePath != "" {
@@ -233,10 +236,8 @@ func (c *Client) keepCache(ctx context.Context) {
 			sleep(ctx, cacheDelay)
 			save()
 		case <-ctx.Done():
-			select {
-			case <-c.dirty:
+			if c.Synced() { // the revision has risen since
 				save()
-			default:
 			}
 			return
 		}

@@ -5,7 +5,6 @@ import (
 	"crypto/ed25519"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -18,6 +17,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/waggle-im/waggle/internal/embedetcd"
+	"github.com/waggle-im/waggle/internal/testservers"
 	waggle "github.com/waggle-im/waggle/proto"
 	controlpb "github.com/waggle-im/waggle/proto/control"
 )
@@ -28,16 +28,6 @@ func TestMain(m *testing.M) {
 		goleak.IgnoreTopFunction("go.etcd.io/etcd/client/pkg/v3/fileutil.purgeFile"))
 }
 
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 type store struct {
 	conf   embedetcd.Config
 	server *embedetcd.Server
@@ -45,7 +35,7 @@ type store struct {
 
 func newStore(t *testing.T) *store {
 	t.Helper()
-	s := &store{conf: embedetcd.Config{Dir: t.TempDir(), ClientAddr: freeAddr(t), PeerAddr: freeAddr(t)}}
+	s := &store{conf: embedetcd.Config{Dir: t.TempDir(), ClientAddr: testservers.FreeAddr(t), PeerAddr: testservers.FreeAddr(t)}}
 	s.start(t)
 	t.Cleanup(s.stop)
 	return s
@@ -239,6 +229,42 @@ func TestNodeIsAnnouncedAgainAfterItsLeaseEnded(t *testing.T) {
 	}
 	eventually(t, c, "e1 gone", func(v *View) bool { return !v.Nodes["e1"].Alive })
 	eventually(t, c, "e1 alive again", func(v *View) bool { return v.Nodes["e1"].Alive })
+}
+
+// A node that is leaving says so at once and again under a new lease, until it
+// is over or the node is gone; what operators ask of an edge is followed, kept
+// on disk and forgotten with its record.
+func TestLeavingIsToldAndOrdersAreFollowed(t *testing.T) {
+	s := newStore(t)
+	cache := filepath.Join(t.TempDir(), "cache")
+	watcher, stopWatcher := run(t, s.config(cache))
+	conf := s.config("")
+	conf.Self = node("e1", "", "127.0.0.1:7002", "edge")
+	c, stop := run(t, conf)
+	eventually(t, watcher, "e1 alive", func(v *View) bool { return v.Nodes["e1"].Alive && !v.Leaving("e1") })
+	c.SetLeaving(true)
+	eventually(t, watcher, "e1 is leaving", func(v *View) bool { return v.Leaving("e1") })
+	put(t, c, NodeKey("e1"), conf.Self) // the lasting record says nothing of it
+	put(t, c, EdgeKey("e2"), &controlpb.EdgeRecord{Edge: "e2", Drain: true})
+	eventually(t, watcher, "e2 is drained", func(v *View) bool { return v.Leaving("e2") })
+	if !watcher.View().Leaving("e1") {
+		t.Error("the lasting record ended the leaving")
+	}
+	c.SetLeaving(false)
+	eventually(t, watcher, "e1 stays", func(v *View) bool { return !v.Leaving("e1") })
+	c.SetLeaving(true)
+	eventually(t, watcher, "e1 is leaving again", func(v *View) bool { return v.Leaving("e1") })
+	stop()
+	eventually(t, watcher, "e1 is gone, and so has left", func(v *View) bool { return !v.Nodes["e1"].Alive && !v.Leaving("e1") })
+	stopWatcher()
+	kept, err := loadCache(cache)
+	if err != nil || !kept.Leaving("e2") {
+		t.Errorf("the copy on disk lacks the order: %v", err)
+	}
+	d := newDraft(kept)
+	if errs := d.relist(nil); len(errs) > 0 || d.finish(1).Leaving("e2") {
+		t.Errorf("an order that is withdrawn stays: %v", errs)
+	}
 }
 
 func TestListsAnewAfterCompaction(t *testing.T) {

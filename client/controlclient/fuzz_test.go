@@ -42,6 +42,7 @@ func fuzzPairs(t testing.TB) []pair {
 		{NodeKey("n1"), marshal(&controlpb.NodeRecord{Cell: "c1", Roles: []string{"storage"}, Addr: "127.0.0.1:1"})},
 		{AliveKey("n1"), marshal(&controlpb.NodeRecord{Cell: "c1", Load: &controlpb.Load{Ranges: 1}})},
 		{RangeKey(1), marshal(&controlpb.RangeRecord{Range: 1, Cell: "c1", Epoch: 2, Replicas: []*controlpb.RangeReplica{{Id: 1, Node: "n1"}}})},
+		{MoveKey("m1"), marshal(&controlpb.MoveRecord{Move: "m1", Range: 1, State: "seeding"})},
 		{KeyKey("k"), marshal(&controlpb.KeyRecord{PublicKey: make([]byte, 32)})},
 	}
 }

@@ -3,6 +3,7 @@ package controlclient
 import (
 	"cmp"
 	"crypto/ed25519"
+	"fmt"
 	"maps"
 	"slices"
 
@@ -31,6 +32,52 @@ type View struct {
 	Nodes    map[proto.NodeID]Node
 	Ranges   map[proto.RangeID]*controlpb.RangeRecord
 	Keys     map[string]*controlpb.KeyRecord
+	// Moves are the moves of ranges by name, those that are over too for a
+	// while. They are not in the copy on disk.
+	Moves map[string]*controlpb.MoveRecord
+	// Edges are what operators asked of edges; those missing are to serve.
+	Edges map[proto.NodeID]*controlpb.EdgeRecord
+	// Frozen stands while nothing may be placed; see [View.Freeze].
+	Frozen *controlpb.FrozenRecord
+	// Reconciled is how often the route table was rebuilt.
+	Reconciled uint64
+	// SeenRevision is the highest revision of etcd that this process, or one
+	// before it by the copy on disk, has seen since the SeenReconciled-th time.
+	SeenRevision   int64
+	SeenReconciled uint64
+}
+
+// Leaving tells whether a node is about to stop or, an edge, is emptied:
+// nobody is to be sent to it.
+func (v *View) Leaving(id proto.NodeID) bool {
+	return v.Edges[id].GetDrain() || v.Nodes[id].Record.GetLeaving()
+}
+
+// Freeze says why nothing may be placed: etcd knows less than it once did, as
+// after its restore from a backup, and would give anew what is given. Empty: it
+// may.
+func (v *View) Freeze() string {
+	switch {
+	case v.Frozen != nil:
+		return v.Frozen.Reason
+	case v.WentBack():
+		return fmt.Sprintf("etcd is at revision %d, and was at %d before", v.Revision, v.SeenRevision)
+	}
+	for _, n := range v.Nodes {
+		if n.Alive && v.behind(n.Record.GetReconciled(), n.Record.GetSeenRevision()) {
+			return fmt.Sprintf("etcd is at revision %d, and node %s has seen it at %d", v.Revision, n.ID, n.Record.GetSeenRevision())
+		}
+	}
+	return ""
+}
+
+// WentBack tells whether this process has seen etcd at a later revision.
+func (v *View) WentBack() bool { return v.behind(v.SeenReconciled, v.SeenRevision) }
+
+// behind tells whether etcd knows less than somebody who has seen that
+// revision since its reconciled-th reconciliation.
+func (v *View) behind(reconciled uint64, revision int64) bool {
+	return v.Revision != 0 && (reconciled > v.Reconciled || reconciled == v.Reconciled && revision > v.Revision)
 }
 
 // ByRole lists the nodes of a role, those believed alive first, then by name.
@@ -93,8 +140,8 @@ func (v *View) publicKey(kid string) (ed25519.PublicKey, bool) {
 // a change of one node's load does not copy a hundred thousand ranges.
 type draft struct {
 	View
-	ownCells, ownNodes, ownRanges, ownKeys bool
-	routes                                 []sharding.Route
+	ownCells, ownNodes, ownRanges, ownKeys, ownMoves, ownEdges bool
+	routes                                                     []sharding.Route
 	// lasting is set by changes worth writing to disk; loads are not.
 	lasting bool
 }
@@ -119,11 +166,21 @@ func (d *draft) ranges() map[proto.RangeID]*controlpb.RangeRecord {
 }
 func (d *draft) keys() map[string]*controlpb.KeyRecord { return own(&d.Keys, &d.ownKeys) }
 
+func (d *draft) moves() map[string]*controlpb.MoveRecord { return own(&d.Moves, &d.ownMoves) }
+
+func (d *draft) edges() map[proto.NodeID]*controlpb.EdgeRecord { return own(&d.Edges, &d.ownEdges) }
+
 func (d *draft) finish(revision int64) *View {
 	if len(d.routes) > 0 {
 		d.Routes = d.Routes.With(d.routes...)
 	}
 	d.Revision = max(d.Revision, revision)
+	switch {
+	case d.Reconciled > d.SeenReconciled:
+		d.SeenReconciled, d.SeenRevision = d.Reconciled, d.Revision
+	case d.Reconciled == d.SeenReconciled:
+		d.SeenRevision = max(d.SeenRevision, d.Revision)
+	}
 	v := d.View
 	return &v
 }

@@ -1,4 +1,5 @@
 // Command waggle-bench loads a running Waggle cluster and reports what it
-// bore: messages (run), silent connections (idle); it judges a recorded run
-// again (verify) and puts two results side by side (compare).
+// bore: messages (run), silent connections (idle), the most of both (limits), a
+// range that moves (move), everybody coming back at once (storm); it judges a
+// recorded run again (verify) and puts results side by side (compare).
 package main

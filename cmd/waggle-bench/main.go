@@ -75,7 +75,7 @@ func (a *app) root() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w (see `%s --help`)", err, cmd.CommandPath())}
 	})
-	root.AddCommand(a.run(), a.idle(), a.verify(), a.compare(), a.hold())
+	root.AddCommand(a.run(), a.idle(), a.limits(), a.move(), a.storm(), a.verify(), a.compare(), a.hold())
 	return root
 }
 
@@ -167,6 +167,43 @@ func (a *app) idle() *cobra.Command {
 	return cmd
 }
 
+func (a *app) move() *cobra.Command {
+	var cfg bench.MoveConfig
+	cmd := &cobra.Command{
+		Use: "move", Short: "move a range while people write, and measure the pause", Args: noArgs,
+		Long: "Moves a range to another cell under an open-loop load and checks that nothing was\n" +
+			"lost, doubled or reordered. The pause of a move is the longest that a sender of the\n" +
+			"range waited for an acknowledgement while the range changed owner.\n" +
+			"With --times the range goes there, back, there, and so on.",
+		Example: "  waggle-bench move --range auto --to c2 --rate 1000\n  waggle-bench move --range auto --to c2 --rate 1000 --times 20",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			outDir(&cfg.Common)
+			if cfg.Users == 0 {
+				cfg.Users = 2 * cfg.Pairs
+			}
+			if err := cfg.Validate(); err != nil {
+				return usageError{err}
+			}
+			r, err := bench.Move(cmd.Context(), cfg)
+			return a.done(&cfg.Common, r, err)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&cfg.Range, "range", "auto", "`RANGE` to move; auto: the one where most of the run's users landed")
+	f.StringVar(&cfg.To, "to", "", "`CELL` to move it to")
+	f.IntVar(&cfg.Times, "times", 1, "moves: there, back, there …")
+	f.DurationVar(&cfg.Rest, "rest", time.Second, "time between two moves")
+	f.IntVar(&cfg.Users, "users", 0, "people, each with a connection; default two for each pair")
+	f.IntVar(&cfg.Pairs, "pairs", 200, "pairs who write to each other in turns")
+	f.Float64Var(&cfg.Rate, "rate", 1000, "open loop: `MSGS/S` in all")
+	f.IntVar(&cfg.SizeBytes, "size", 200, "`BYTES` of a message")
+	f.DurationVar(&cfg.Duration, "max-duration", time.Hour, "time after which the load ends at the latest")
+	f.DurationVar(&cfg.WarmUp, "warm-up", 3*time.Second, "time before the first move")
+	f.StringVar(&cfg.Placement, "placement", bench.Mixed, "`WHERE` the two of a pair live: same-cell, cross-cell, mixed")
+	a.common(cmd, &cfg.Common)
+	return cmd
+}
+
 // done says where the results are and whether they are good.
 func (a *app) done(c *bench.Common, r *bench.Result, err error) error {
 	if err != nil {
@@ -189,13 +226,17 @@ func (a *app) verify() *cobra.Command {
 
 func (a *app) compare() *cobra.Command {
 	return &cobra.Command{
-		Use: "compare A.json B.json", Short: "put two results side by side", Args: exactly(2, "two results"),
+		Use: "compare A.json B.json", Short: "put two results, or two sets of repeated ones, side by side", Args: exactly(2, "two results"),
+		Long: "Each side is a result.json, its folder, or several apart by commas; each may be a\n" +
+			"pattern in quotes. Of several the medians are compared, and the least and the most shown.",
+		Example: "  waggle-bench compare before/result.json after/result.json\n" +
+			"  waggle-bench compare a1,a2,a3 b1,b2,b3\n  waggle-bench compare 'before/*/limits-tcp' 'after/*/limits-tcp'",
 		RunE: func(_ *cobra.Command, args []string) error {
-			first, err := bench.ReadResult(args[0])
+			first, err := bench.ReadResults(args[0])
 			if err != nil {
 				return err
 			}
-			second, err := bench.ReadResult(args[1])
+			second, err := bench.ReadResults(args[1])
 			if err != nil {
 				return err
 			}

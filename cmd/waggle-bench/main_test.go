@@ -32,6 +32,11 @@ func TestExitStatus(t *testing.T) {
 		{[]string{"compare", result}, statusUsage, "two results"},
 		{[]string{"compare", result, empty}, statusFailed, "not a result"},
 		{[]string{"compare", result, dir}, 0, "acked"},
+		{[]string{"compare", result + "," + dir, result}, 0, "medians of"},
+		{[]string{"limits", "--p99", "0s"}, statusUsage, "--p99"},
+		{[]string{"limits", "--transport", "pigeon"}, statusUsage, "tcp, plain, quic"},
+		{[]string{"storm", "--connections", "0"}, statusUsage, "--connections"},
+		{[]string{"storm", "--ca", filepath.Join(dir, "ca.pem")}, statusFailed, "--ca"},
 		{[]string{"hold"}, statusFailed, "no order"},
 		{[]string{"run", "--window", "1", "--ca", filepath.Join(dir, "ca.pem")}, statusFailed, "--ca"},
 	} {

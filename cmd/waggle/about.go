@@ -46,12 +46,14 @@ func (s *session) ownProfile(ctx context.Context) (*clientpb.Profile, error) { r
 
 func (a *app) profileSet() *cobra.Command {
 	var nick, description, sex string
+	var picture avatarFlags
 	direct := choice{allowed: []string{"anyone", "friends"}}
 	presence := choice{allowed: []string{"on", "off"}}
 	cmd := &cobra.Command{
 		Use: "set", Short: "change your profile", Args: args(0, 0),
 		Long: "Changes what is given; an empty text takes away. Friends are told of another\n" +
-			"nick, description or sex.",
+			"nick, description, sex or avatar. An avatar is drawn anew by the server as a square\n" +
+			"in several sizes, from the middle of FILE or of --crop, without what else FILE says.",
 		Example: "  waggle profile set --nick Annie --presence off",
 	}
 	p := a.personFlags(cmd)
@@ -61,6 +63,7 @@ func (a *app) profileSet() *cobra.Command {
 	f.StringVar(&sex, "sex", "", fmt.Sprintf("as you write it, at most %d bytes", proto.SexBytesMax))
 	f.Var(&direct, "direct-from", "who may write to you")
 	f.Var(&presence, "presence", "whether friends see when you are there, last were, and write")
+	picture.add(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := proto.CheckProfile(nick, description, sex); err != nil {
 			return usagef("%w", err)
@@ -79,10 +82,18 @@ func (a *app) profileSet() *cobra.Command {
 				set()
 			}
 		}
-		if change.Nick == nil && change.Description == nil && change.Sex == nil && change.DirectFrom == nil && change.Presence == nil {
+		if err := picture.read(cmd); err != nil {
+			return err
+		}
+		if !picture.given && change.Nick == nil && change.Description == nil && change.Sex == nil && change.DirectFrom == nil && change.Presence == nil {
 			return usagef("nothing is to be set: see `%s --help`", cmd.CommandPath())
 		}
-		return a.withProfile(cmd, p, func(s *session, ctx context.Context) (*clientpb.Profile, error) { return s.SetProfile(ctx, change) })
+		return a.withProfile(cmd, p, func(s *session, ctx context.Context) (*clientpb.Profile, error) {
+			if err := picture.set(ctx, s); err != nil {
+				return nil, err
+			}
+			return s.SetProfile(ctx, change)
+		})
 	}
 	return cmd
 }

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"path/filepath"
+
 	"github.com/spf13/cobra"
 
 	"github.com/waggle-im/waggle/client"
@@ -14,7 +16,8 @@ func (a *app) chat() *cobra.Command {
 			"messages on the right with how far they got (… on its way, ✓ stored, ✓✓ delivered,\n" +
 			"✓✓ read), those of others on the left. F1 tells the keys; F2 shows friends and\n" +
 			"requests, F3 finds people, F4 is your profile; ctrl+q leaves.\n" +
-			"T is a user name, an id or a thread to open first. It wants a terminal of at least\n" +
+			"/upload PATH sends a file, /download fetches the last one, or the one chosen by\n" +
+			"ctrl+f. T is a user name, an id or a thread to open first. It wants a terminal of at least\n" +
 			"40 columns and 10 lines, and connects again by itself.",
 		Example: "  waggle chat bob",
 	}
@@ -27,6 +30,10 @@ func (a *app) chat() *cobra.Command {
 			return usagef("the full-screen chat needs a terminal: `waggle tail` and `waggle send` do without")
 		}
 		prof, err := p.loggedIn()
+		if err != nil {
+			return err
+		}
+		dir, err := p.profileDir()
 		if err != nil {
 			return err
 		}
@@ -44,7 +51,9 @@ func (a *app) chat() *cobra.Command {
 		}
 		defer s.close()
 		defer screen.Close() // or the client's callbacks would wait for it
-		who := chatscreen.Who{User: s.me, Name: prof.Name}
+		who := chatscreen.Who{
+			User: s.me, Name: prof.Name, Uploads: filepath.Join(dir, uploadsDir), Locks: filepath.Join(dir, downloadsDir),
+		}
 		if len(args) == 1 {
 			if who.Thread, err = s.threadOf(cmd.Context(), first); err != nil {
 				return err

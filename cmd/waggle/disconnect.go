@@ -34,7 +34,7 @@ func (a *app) disconnect() *cobra.Command {
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "say what would be done and do nothing")
 	cmd.Flags().BoolVar(&endDevices, "end-devices", false, "end every login too")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		req := &controlpb.DisconnectUserRequest{User: args[0], EndDevices: endDevices, DryRun: true}
+		req := &controlpb.DisconnectUserRequest{By: who(), User: args[0], EndDevices: endDevices, DryRun: true}
 		reply, err := a.disconnectUser(cmd.Context(), o, req)
 		if err != nil {
 			return err

@@ -51,7 +51,7 @@ func statusOf(err error) int {
 		return statusRefused
 	}
 	switch proto.CodeOf(err) {
-	case proto.CodeNameTaken, proto.CodeRangeFull, proto.CodeUnsupported:
+	case proto.CodeNameTaken, proto.CodeRangeFull, proto.CodeUnsupported, proto.CodeConflict, proto.CodeOverQuota:
 		return statusRefused
 	}
 	if errors.Is(err, context.DeadlineExceeded) || status.Code(err) == codes.DeadlineExceeded {

@@ -24,8 +24,10 @@ type eventLine struct {
 	Text        *string     `json:"text,omitempty"`
 	Location    *placeLine  `json:"location,omitempty"`
 	Card        *sharedLine `json:"card,omitempty"`
-	Late        bool        `json:"late,omitempty"`         // after updates with a higher pts
-	BodyMissing bool        `json:"body_missing,omitempty"` // read it with `waggle history`
+	*fileLine
+	*liveLine
+	Late        bool `json:"late,omitempty"`         // after updates with a higher pts
+	BodyMissing bool `json:"body_missing,omitempty"` // read it with `waggle history`
 
 	timeMS int64
 }

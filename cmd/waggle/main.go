@@ -109,8 +109,8 @@ func (a *app) root() *cobra.Command {
 		root.AddCommand(verbs...)
 	}
 	add(groupServers, a.dev(), a.start(), a.config(), a.certs(), a.version())
-	add(groupOperators, a.status(), a.cells(), a.nodes(), a.ranges(), a.edges(), a.users(), a.accounts())
-	add(groupPeople, a.register(), a.login(), a.logout(), a.devices(), a.totp(), a.chat(), a.send(), a.tail(), a.threads(), a.history(), a.read(), a.find(), a.friends(), a.profile())
+	add(groupOperators, a.status(), a.cells(), a.nodes(), a.ranges(), a.moves(), a.edges(), a.audit(), a.users(), a.accounts())
+	add(groupPeople, a.register(), a.login(), a.logout(), a.devices(), a.totp(), a.chat(), a.send(), a.tail(), a.threads(), a.history(), a.read(), a.upload(), a.download(), a.files(), a.live(), a.find(), a.friends(), a.profile())
 	return chooser(root)
 }
 

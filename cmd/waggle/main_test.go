@@ -61,7 +61,7 @@ func TestWrongUsage(t *testing.T) {
 		want []string
 	}{
 		{"sned bob hello", []string{`no verb "sned"`, "did you mean send"}},
-		{"cells", []string{"add, ls, show"}},
+		{"cells", []string{"add, drain, ls, remove, show"}},
 		{"cells lst", []string{"did you mean ls"}},
 		{"cells show", []string{"missing", "cells show C"}},
 		{"cells ls c1", []string{`"c1" is too much`}},

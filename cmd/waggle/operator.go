@@ -66,7 +66,8 @@ func (o *operator) explain(ctx context.Context, err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+	case errors.Is(ctx.Err(), context.DeadlineExceeded),
+		st.Code() == codes.DeadlineExceeded && len(st.Details()) == 0: // the server's clock was the faster
 		return timedOut(fmt.Errorf("the admin address %s gave no answer within %s: ask `waggle status`, or allow more with --timeout", o.admin, o.timeout))
 	case ctx.Err() != nil:
 		return errors.New("interrupted: what was asked for may have been done")
@@ -147,7 +148,7 @@ func lister[T any](a *app, what string, columns []column[T], ask question[T]) (l
 		}
 		return show(lsFlags, rows, columns)
 	}
-	one = &cobra.Command{Use: "show " + map[string]string{"cell": "C", "node": "N", "range": "R"}[what], Short: "show one " + what, Args: args(1, 1)}
+	one = &cobra.Command{Use: "show " + map[string]string{"cell": "C", "node": "N", "range": "R", "move": "M"}[what], Short: "show one " + what, Args: args(1, 1)}
 	oneFlags := a.operatorFlags(one, defaultTimeout)
 	one.RunE = func(cmd *cobra.Command, args []string) error {
 		rows, err := get(cmd, oneFlags)
@@ -177,7 +178,7 @@ func (a *app) cells() *cobra.Command {
 	add.RunE = func(cmd *cobra.Command, args []string) error {
 		var cell cellJSON
 		err := o.call(cmd.Context(), func(ctx context.Context, c controlpb.OperatorClient) error {
-			r, err := c.AddCell(ctx, &controlpb.AddCellRequest{Cell: args[0]})
+			r, err := c.AddCell(ctx, &controlpb.AddCellRequest{Cell: args[0], By: who()})
 			cell = cellOf(r.GetCell())
 			return err
 		})
@@ -186,7 +187,7 @@ func (a *app) cells() *cobra.Command {
 		}
 		return showOne(o, cell, cellColumns())
 	}
-	return chooser(&cobra.Command{Use: "cells", Short: "cells: list, show, add"}, ls, one, add)
+	return chooser(&cobra.Command{Use: "cells", Short: "cells: list, show, add, drain, remove"}, ls, one, add, a.drainCell(), a.removeCell())
 }
 
 func (a *app) nodes() *cobra.Command {
@@ -194,7 +195,7 @@ func (a *app) nodes() *cobra.Command {
 		r, err := c.ListNodes(ctx, &controlpb.ListNodesRequest{})
 		return each(r.GetNodes(), nodeOf), err
 	})
-	return chooser(&cobra.Command{Use: "nodes", Short: "nodes: list, show"}, ls, one)
+	return chooser(&cobra.Command{Use: "nodes", Short: "nodes: list, show, drain, replace"}, ls, one, a.drainNode(false), a.drainNode(true))
 }
 
 func (a *app) ranges() *cobra.Command {
@@ -202,7 +203,8 @@ func (a *app) ranges() *cobra.Command {
 		r, err := c.ListRanges(ctx, &controlpb.ListRangesRequest{})
 		return each(r.GetRanges(), rangeOf), err
 	})
-	return chooser(&cobra.Command{Use: "ranges", Short: "ranges of ids: list, show"}, ls, one)
+	return chooser(&cobra.Command{Use: "ranges", Short: "ranges of ids: list, show, verify, move, rebalance, recover, reconcile"},
+		ls, one, a.verifyRange(), a.moveRange(), a.rebalance(), a.recoverRange(), a.reconcile())
 }
 
 func (a *app) edges() *cobra.Command {
@@ -210,7 +212,7 @@ func (a *app) edges() *cobra.Command {
 		r, err := c.ListEdges(ctx, &controlpb.ListEdgesRequest{})
 		return each(r.GetEdges(), edgeOf), err
 	})
-	return chooser(&cobra.Command{Use: "edges", Short: "edges: list"}, ls)
+	return chooser(&cobra.Command{Use: "edges", Short: "edges: list, drain"}, ls, a.drainEdge())
 }
 
 func (a *app) status() *cobra.Command {
@@ -259,6 +261,15 @@ func (s statusJSON) print(w io.Writer, wide bool) error {
 	fmt.Fprintln(w)
 	if err := printTable(w, s.Edges, wide, edgeColumns()); err != nil {
 		return err
+	}
+	if len(s.Moves) > 0 {
+		fmt.Fprintln(w)
+		if err := printTable(w, s.Moves, wide, moveColumns()); err != nil {
+			return err
+		}
+	}
+	if s.Canary != nil {
+		fmt.Fprintln(w, "\ncanary: "+s.Canary.text())
 	}
 	if len(s.Problems) > 0 {
 		fmt.Fprintln(w, "\nPROBLEMS")

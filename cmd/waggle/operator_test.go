@@ -9,8 +9,11 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/waggle-im/waggle/client/controlclient"
 	"github.com/waggle-im/waggle/proto"
@@ -98,6 +101,15 @@ func TestOperatorVerbs(t *testing.T) {
 	run(t, "nodes", "ls", "--timeout", "50ms", "--admin", addr).expect(t, statusTimedOut, addr, "50ms")
 	run(t, "ranges", "ls", "--admin", addr).expect(t, statusFailed, addr, "control plane")
 	run(t, "status", "--admin", "127.0.0.1:1").expect(t, statusFailed, "127.0.0.1:1", "make run", "--admin")
+}
+
+// The server is told the time limit too, and may be the first to end the call.
+func TestATimeoutOfTheServerIsATimeout(t *testing.T) {
+	o := &operator{admin: "127.0.0.1:1", timeout: time.Second}
+	err := o.explain(t.Context(), status.Error(codes.DeadlineExceeded, "context deadline exceeded"))
+	if statusOf(err) != statusTimedOut || !strings.Contains(err.Error(), "127.0.0.1:1") {
+		t.Errorf("%v has status %d", err, statusOf(err))
+	}
 }
 
 func TestAccountsAdd(t *testing.T) {

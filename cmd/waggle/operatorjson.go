@@ -43,6 +43,7 @@ type edgeJSON struct {
 	Pid      int64  `json:"pid"`
 	State    string `json:"state"`
 	Sessions uint64 `json:"sessions"`
+	Plain    string `json:"plain"` // where it takes clients without TLS; empty: nobody is told
 }
 
 type rangeJSON struct {
@@ -57,7 +58,10 @@ type rangeJSON struct {
 	Learners []string `json:"learners"`
 	Entities uint64   `json:"entities"`
 	Bytes    uint64   `json:"bytes"`
-	Move     string   `json:"move"` // empty: none
+	Move     string   `json:"move"`  // empty: none
+	Rules    uint32   `json:"rules"` // 0: not known
+	Sessions uint64   `json:"sessions"`
+	Messages float64  `json:"messages_per_s"` // stored in threads that it owns, lately
 }
 
 type statusJSON struct {
@@ -69,7 +73,36 @@ type statusJSON struct {
 	Cells               []cellJSON `json:"cells"`
 	Nodes               []nodeJSON `json:"nodes"`
 	Edges               []edgeJSON `json:"edges"`
+	Moves               []moveJSON `json:"moves"` // that are not over
 	Problems            []string   `json:"problems"`
+
+	Canary *canaryJSON `json:"canary,omitempty"` // absent: none was moved yet
+}
+
+// canaryJSON is the last time a range was moved there and back for trying.
+type canaryJSON struct {
+	Range     string  `json:"range"`
+	Rounds    uint64  `json:"rounds"`
+	Failures  uint64  `json:"failures"`
+	Last      string  `json:"last"`
+	SlowestMs float64 `json:"slowest_ms"`
+	Messages  uint64  `json:"messages"`
+	Error     string  `json:"error"`
+}
+
+func canaryOf(c *controlpb.CanaryRecord) *canaryJSON {
+	if c == nil {
+		return nil
+	}
+	return &canaryJSON{decimal(c.Range), c.Rounds, c.Failures, jsonTime(c.LastMs), float64(c.SlowestUs) / 1000, c.Messages, c.Error}
+}
+
+func (c *canaryJSON) text() string {
+	s := fmt.Sprintf("range %s went to another cell and back %d times, last at %s: %d messages, the slowest %.1f ms", c.Range, c.Rounds, c.Last, c.Messages, c.SlowestMs)
+	if c.Failures > 0 {
+		s += fmt.Sprintf("; %d times something was wrong", c.Failures)
+	}
+	return s
 }
 
 type whereJSON struct {
@@ -129,19 +162,19 @@ func nodeOf(n *controlpb.NodeStatus) nodeJSON {
 }
 
 func edgeOf(e *controlpb.EdgeStatus) edgeJSON {
-	return edgeJSON{e.GetEdge(), e.GetTcp(), e.GetQuic(), e.GetAdmin(), e.GetPid(), e.GetState(), e.GetSessions()}
+	return edgeJSON{e.GetEdge(), e.GetTcp(), e.GetQuic(), e.GetAdmin(), e.GetPid(), e.GetState(), e.GetSessions(), e.GetPlain()}
 }
 
 func rangeOf(r *controlpb.RangeStatus) rangeJSON {
 	return rangeJSON{decimal(r.GetRange()), decimal(r.GetStart()), decimal(r.GetEnd()), r.GetCell(), r.GetEpoch(), r.GetLeader(),
-		r.GetHost(), list(r.GetVoters()), list(r.GetLearners()), r.GetEntities(), r.GetBytes(), r.GetMove()}
+		r.GetHost(), list(r.GetVoters()), list(r.GetLearners()), r.GetEntities(), r.GetBytes(), r.GetMove(), r.GetRules(), r.GetSessions(), r.GetMessagesPerS()}
 }
 
 func statusFrom(s *controlpb.StatusReply) statusJSON {
 	return statusJSON{
 		Mode: s.GetMode(), Cluster: s.GetCluster(), Version: s.GetVersion(), Ranges: s.GetRanges(),
 		RangesWithoutLeader: s.GetRangesWithoutLeader(), Cells: each(s.GetCells(), cellOf), Nodes: each(s.GetNodes(), nodeOf),
-		Edges: each(s.GetEdges(), edgeOf), Problems: list(s.GetProblems()),
+		Edges: each(s.GetEdges(), edgeOf), Moves: each(s.GetMoves(), moveOf), Problems: list(s.GetProblems()), Canary: canaryOf(s.GetCanary()),
 	}
 }
 
@@ -196,6 +229,7 @@ func edgeColumns() []column[edgeJSON] {
 		{"EDGE", false, func(e edgeJSON) string { return e.Edge }},
 		{"TCP", false, func(e edgeJSON) string { return e.TCP }},
 		{"QUIC", false, func(e edgeJSON) string { return e.QUIC }},
+		{"PLAIN", true, func(e edgeJSON) string { return e.Plain }},
 		{"ADMIN", true, func(e edgeJSON) string { return e.Admin }},
 		{"PID", true, func(e edgeJSON) string { return strconv.FormatInt(e.Pid, 10) }},
 		{"STATE", false, func(e edgeJSON) string { return e.State }},
@@ -216,7 +250,10 @@ func rangeColumns() []column[rangeJSON] {
 		{"LEARNERS", true, func(r rangeJSON) string { return strings.Join(r.Learners, ",") }},
 		{"ENTITIES", false, func(r rangeJSON) string { return decimal(r.Entities) }},
 		{"BYTES", false, func(r rangeJSON) string { return byteSize(r.Bytes) }},
+		{"SESSIONS", true, func(r rangeJSON) string { return decimal(r.Sessions) }},
+		{"MESSAGES/S", true, func(r rangeJSON) string { return strconv.FormatFloat(r.Messages, 'f', 1, 64) }},
 		{"MOVE", false, func(r rangeJSON) string { return r.Move }},
+		{"RULES", true, func(r rangeJSON) string { return decimal(uint64(r.Rules)) }},
 	}
 }
 

@@ -31,16 +31,16 @@ func TestOperatorJSON(t *testing.T) {
 		`{"cell":"c1","state":"active","nodes":3,"ranges":8,"users":17,"headroom":0.5}`)
 	golden(t, nodeOf(&controlpb.NodeStatus{Node: "c1-n1", Cell: "c1", Addr: "a:1", Admin: "a:2", Pid: 7, State: "alive", Ranges: 8, Leaders: 4, Sessions: 2, Load: 0.25}),
 		`{"node":"c1-n1","cell":"c1","roles":[],"addr":"a:1","admin":"a:2","pid":7,"state":"alive","ranges":8,"leaders":4,"sessions":2,"load":0.25}`)
-	golden(t, edgeOf(&controlpb.EdgeStatus{Edge: "e1", Tcp: "a:1", Quic: "a:1", Admin: "a:2", Pid: 7, State: "alive", Sessions: 2}),
-		`{"edge":"e1","tcp":"a:1","quic":"a:1","admin":"a:2","pid":7,"state":"alive","sessions":2}`)
+	golden(t, edgeOf(&controlpb.EdgeStatus{Edge: "e1", Tcp: "a:1", Quic: "a:1", Admin: "a:2", Pid: 7, State: "alive", Sessions: 2, Plain: "a:3"}),
+		`{"edge":"e1","tcp":"a:1","quic":"a:1","admin":"a:2","pid":7,"state":"alive","sessions":2,"plain":"a:3"}`)
 	golden(t, rangeOf(&controlpb.RangeStatus{Range: 1 << 51, Start: 1 << 63, End: 1<<63 + 4095, Cell: "c1", Epoch: 2, Leader: "c1-n1", Host: "c1-n2",
-		Voters: []string{"c1-n1"}, Entities: 9, Bytes: 4096}),
-		`{"range":"2251799813685248","start":"9223372036854775808","end":"9223372036854779903","cell":"c1","epoch":2,"leader":"c1-n1","host":"c1-n2","voters":["c1-n1"],"learners":[],"entities":9,"bytes":4096,"move":""}`)
+		Voters: []string{"c1-n1"}, Entities: 9, Bytes: 4096, Rules: 2, Sessions: 3, MessagesPerS: 1.5}),
+		`{"range":"2251799813685248","start":"9223372036854775808","end":"9223372036854779903","cell":"c1","epoch":2,"leader":"c1-n1","host":"c1-n2","voters":["c1-n1"],"learners":[],"entities":9,"bytes":4096,"move":"","rules":2,"sessions":3,"messages_per_s":1.5}`)
 	golden(t, whereOf(&controlpb.ShowUserReply{User: 4242, Name: "ann", Range: 1, Start: 4096, End: 8191, Cell: "c1", Epoch: 1, Host: "c1-n1",
 		Sessions: []*controlpb.UserSession{{Device: "d", Edge: "e1", Transport: "quic", SinceMs: 1_700_000_000_001}}}),
 		`{"user":"4242","name":"ann","range":"1","start":"4096","end":"8191","cell":"c1","epoch":1,"host":"c1-n1","sessions":[{"device":"d","edge":"e1","transport":"quic","since":"2023-11-14T22:13:20.001Z"}]}`)
 	golden(t, statusFrom(&controlpb.StatusReply{Mode: "embedded", Cluster: "dev", Version: "v", Ranges: 16}),
-		`{"mode":"embedded","cluster":"dev","version":"v","ranges":16,"ranges_without_leader":0,"cells":[],"nodes":[],"edges":[],"problems":[]}`)
+		`{"mode":"embedded","cluster":"dev","version":"v","ranges":16,"ranges_without_leader":0,"cells":[],"nodes":[],"edges":[],"moves":[],"problems":[]}`)
 	golden(t, accountOf(&controlpb.AddAccountReply{User: 17, Name: "ann", Token: "t", RefreshToken: "r", Device: "d"}),
 		`{"user":"17","name":"ann","token":"t","refresh_token":"r","device":"d"}`)
 	golden(t, accountOf(&controlpb.AddAccountReply{Name: "ann", Code: uint32(proto.CodeNameTaken), Message: "taken"}),

@@ -78,6 +78,8 @@ func (a *app) dev() *cobra.Command {
 	f.IntVar(&o.Edges, "edges", 1, "edges e1, e2, …")
 	f.StringVar(&o.Listen, "listen", "127.0.0.1:7443", "`HOST:PORT` of the first edge, TCP and UDP")
 	f.StringVar(&o.Plaintext, "plaintext", "", "second `HOST:PORT` of the first edge, without TLS")
+	f.StringVar(&o.RTSP, "rtsp", "127.0.0.1:7554", "`HOST:PORT` for livestreams by RTSP, of the first cell's first resource node")
+	f.StringVar(&o.RTMP, "rtmp", "127.0.0.1:7935", "`HOST:PORT` for livestreams by RTMP, of the same")
 	f.StringVar(&o.Admin, "admin", "127.0.0.1:7480", "`HOST:PORT` for operator verbs, probes and metrics")
 	f.StringVar(&o.DataDir, "data", "./waggle-data", "`DIR` where everything is kept")
 	f.BoolVar(&o.Procs, "procs", false, "a process for every node")

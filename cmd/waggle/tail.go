@@ -15,6 +15,7 @@ import (
 
 	"github.com/waggle-im/waggle/client"
 	"github.com/waggle-im/waggle/proto"
+	clientpb "github.com/waggle-im/waggle/proto/client"
 )
 
 // confirmWait is how long the end of tail waits for the client, which confirms
@@ -46,6 +47,7 @@ func (a *app) tail() *cobra.Command {
 			c.FromConfirmed = !cmd.Flags().Changed("from")
 			c.LastPts = proto.Pts(from)
 			c.OnUpdate, c.OnBody, c.OnResync, c.OnState = t.update, t.body, t.resync, t.state
+			c.OnLiveViewers = t.viewers
 		})
 		if err != nil {
 			return err
@@ -171,6 +173,15 @@ func (t *tailer) missing() error {
 		}
 	}
 	return nil
+}
+
+// viewers is the client's OnLiveViewers: a signal, which needs no confirmation.
+func (t *tailer) viewers(v *clientpb.LiveViewers) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.halted {
+		t.print(viewersLineOf(v, time.Now()))
+	}
 }
 
 func (t *tailer) resync(r client.Resync) {

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"encoding/hex"
 	"fmt"
 	"io"
 	"time"
 
 	"github.com/waggle-im/waggle/client"
+	"github.com/waggle-im/waggle/internal/bytesize"
 	clientpb "github.com/waggle-im/waggle/proto/client"
 )
 
@@ -73,6 +75,18 @@ type sharedLine struct {
 	Name string `json:"name"`
 }
 
+// fileLine is a file in JSON, beside the other fields of its message.
+type fileLine struct {
+	File       string `json:"file_id"`
+	Name       string `json:"name"`
+	Size       uint64 `json:"size"`
+	Type       string `json:"type"`
+	Blake3     string `json:"blake3"`
+	Width      uint32 `json:"width,omitempty"` // pixels
+	Height     uint32 `json:"height,omitempty"`
+	DurationMS uint32 `json:"duration_ms,omitempty"`
+}
+
 // content puts what a message is into the line.
 func (l *eventLine) content(e *clientpb.Event) {
 	switch body := e.GetBody().(type) {
@@ -84,6 +98,14 @@ func (l *eventLine) content(e *clientpb.Event) {
 		l.Kind, l.Location = "message", &placeLine{p.GetLatitude(), p.GetLongitude(), p.GetName()}
 	case *clientpb.Event_Card:
 		l.Kind, l.Card = "message", &sharedLine{decimal(body.Card.GetUser()), body.Card.GetName()}
+	case *clientpb.Event_File:
+		f := body.File
+		l.Kind, l.fileLine = "file", &fileLine{
+			File: f.GetFile(), Name: f.GetName(), Size: f.GetSize(), Type: f.GetType(), Blake3: hex.EncodeToString(f.GetBlake3()),
+			Width: f.GetWidth(), Height: f.GetHeight(), DurationMS: f.GetDurationMs(),
+		}
+	case *clientpb.Event_Live:
+		l.live(body.Live)
 	default:
 		if l.BodyMissing {
 			l.Kind = "message"
@@ -109,6 +131,10 @@ func (l eventLine) words() (string, bool) {
 			name = "user " + l.Card.User
 		}
 		return "card of " + name + " (" + l.Card.User + ")", true
+	case l.liveLine != nil:
+		return l.liveLine.words(l.Kind), true
+	case l.fileLine != nil:
+		return fmt.Sprintf("file %s: %s (%s, %s)", l.File, oneLine(l.Name), bytesize.Words(int64(l.Size)), l.Type), true
 	}
 	return "", false
 }

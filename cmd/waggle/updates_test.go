@@ -27,6 +27,9 @@ func TestUpdateLines(t *testing.T) {
 			Event: event(&clientpb.Event{Body: &clientpb.Event_Location{Location: &clientpb.Location{Latitude: 52.5, Longitude: -13.25, Name: "here"}}})},
 		`"kind":"message"|"card":{"user":"99","name":"eve"}`: {
 			Event: event(&clientpb.Event{Body: &clientpb.Event_Card{Card: &clientpb.SharedCard{User: 99, Name: "eve"}}})},
+		`"kind":"file"|"file_id":"17-2","name":"a\u001bb.png","size":123456,"type":"image/png","blake3":"01ff"`: {
+			Event: event(&clientpb.Event{Body: &clientpb.Event_File{File: &clientpb.FileMessage{
+				File: "17-2", Name: "a\x1bb.png", Size: 123456, Type: "image/png", Blake3: []byte{1, 255}}}})},
 	} {
 		u.Pts = 9
 		var out bytes.Buffer

@@ -90,6 +90,17 @@ func TestEdgesPreferTheLessLoadedAndTheLiving(t *testing.T) {
 			t.Fatalf("got %v", got)
 		}
 	}
+	v.Edges = map[proto.NodeID]*controlpb.EdgeRecord{"e1": {Edge: "e1", Drain: true}}
+	for range 50 {
+		if got := Edges(v); len(got) != 1 || got[0].Edge != "e2" {
+			t.Fatalf("with e1 drained: %v", got)
+		}
+	}
+	v.Nodes["e2"].Record.Leaving = true
+	if got := Edges(v); len(got) != 2 {
+		t.Errorf("with both leaving: %v", got)
+	}
+	v.Edges = nil
 	v.Nodes["e1"], v.Nodes["e2"] = edge("e1", false, 0), edge("e2", false, 0)
 	if got := Edges(v); len(got) != 3 {
 		t.Errorf("with etcd away: %v", got)

@@ -202,12 +202,17 @@ func (s *Service) FindPeople(ctx context.Context, req *controlpb.FindPeopleReque
 
 // Edges lists where clients connect, best first: of two chosen at random the
 // one with fewer sessions, then the rest at random. Those marked gone are left
-// out unless all are, because then it is etcd that is gone.
+// out unless all are, because then it is etcd that is gone; those that are
+// leaving too, unless there are no others.
 func Edges(v *controlclient.View) []*controlpb.EdgeAddress {
 	all := v.ByRole("edge")
 	alive := slices.DeleteFunc(slices.Clone(all), func(n controlclient.Node) bool { return !n.Alive })
 	if len(alive) == 0 {
 		alive = all
+	}
+	staying := slices.DeleteFunc(slices.Clone(alive), func(n controlclient.Node) bool { return v.Leaving(n.ID) })
+	if len(staying) > 0 {
+		alive = staying
 	}
 	rand.Shuffle(len(alive), func(i, j int) { alive[i], alive[j] = alive[j], alive[i] })
 	sessions := func(i int) uint64 { return alive[i].Record.GetLoad().GetSessions() }

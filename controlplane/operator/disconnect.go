@@ -21,6 +21,13 @@ const disconnectedReason = "an operator closed this connection"
 // without the password. With DryRun it only counts.
 func (s *Service) DisconnectUser(ctx context.Context, req *controlpb.DisconnectUserRequest) (*controlpb.DisconnectUserReply, error) {
 	reply, err := s.disconnect(ctx, req)
+	if !req.DryRun {
+		what := req.User
+		if req.EndDevices {
+			what += ", logins ended"
+		}
+		s.audit(ctx, req.By, "users disconnect", what, err)
+	}
 	if err != nil {
 		return nil, controlclient.ToStatus(err)
 	}

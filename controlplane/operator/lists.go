@@ -8,8 +8,10 @@ import (
 
 	"github.com/waggle-im/waggle/client/controlclient"
 	"github.com/waggle-im/waggle/controlplane/topology"
+	"github.com/waggle-im/waggle/internal/latency"
 	"github.com/waggle-im/waggle/proto"
 	controlpb "github.com/waggle-im/waggle/proto/control"
+	"github.com/waggle-im/waggle/sharding/move"
 )
 
 func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }
@@ -20,7 +22,7 @@ func cellStatuses(v *controlclient.View, rs reports) []*controlpb.CellStatus {
 	nodes := v.ByCell()
 	for _, cell := range sortedKeys(v.Cells) {
 		st := &controlpb.CellStatus{
-			Cell: string(cell), State: string(topology.StateOf(nodes[cell])),
+			Cell: string(cell), State: string(topology.StateOf(v.Cells[cell], nodes[cell])),
 			Nodes: uint64(len(nodes[cell])), Headroom: topology.Headroom(v.Cells[cell], nodes[cell]),
 		}
 		out, byCell[st.Cell] = append(out, st), st
@@ -73,19 +75,36 @@ func edgeStatuses(v *controlclient.View) []*controlpb.EdgeStatus {
 	edges := v.ByRole("edge")
 	slices.SortFunc(edges, func(a, b controlclient.Node) int { return cmp.Compare(a.ID, b.ID) })
 	for _, n := range edges {
+		st := state(n)
+		if n.Alive && v.Leaving(n.ID) {
+			st = "draining"
+		}
 		out = append(out, &controlpb.EdgeStatus{
 			Edge: string(n.ID), Tcp: n.Record.GetTcp(), Quic: n.Record.GetQuic(), Admin: n.Record.GetAdmin(), Pid: n.Record.GetPid(),
-			State: state(n), Sessions: n.Record.GetLoad().GetSessions(),
+			State: st, Sessions: n.Record.GetLoad().GetSessions(), Plain: n.Record.GetPlain(),
 		})
 	}
 	return out
 }
 
 func rangeStatuses(v *controlclient.View, rs reports) []*controlpb.RangeStatus {
-	byRange := rs.ranges()
+	byRange, loads := rs.ranges(), rs.loads()
 	out := []*controlpb.RangeStatus{}
+	moves := map[proto.RangeID]string{} // that are not over
+	for _, m := range v.Moves {
+		r := proto.RangeID(m.Range)
+		// One that stands by waits while the range is moved anew.
+		if p := move.Phase(m.State); !p.Over() && (moves[r] == "" || !p.Settled()) {
+			moves[r] = m.Move
+		}
+	}
 	for _, id := range sortedKeys(v.Ranges) {
-		out = append(out, rangeStatus(v.Ranges[id], byRange[id]))
+		st := rangeStatus(v.Ranges[id], byRange[id])
+		st.Move = moves[id]
+		if l := loads[id]; l != nil {
+			st.Sessions, st.MessagesPerS = l.Sessions, float64(l.Messages)/latency.Seconds
+		}
+		out = append(out, st)
 	}
 	return out
 }
@@ -104,6 +123,7 @@ func rangeStatus(rec *controlpb.RangeRecord, r *rangeReport) *controlpb.RangeSta
 		return st
 	}
 	st.Leader, st.Host, st.Entities, st.Bytes = r.leader, r.host, r.entities, r.bytes
+	st.Rules = r.leading.GetRules()
 	if r.descriptor.Epoch >= rec.Epoch {
 		st.Cell, st.Epoch = r.descriptor.Cell, r.descriptor.Epoch
 	}
@@ -165,6 +185,9 @@ func stoppedReplicas(v *controlclient.View, rs reports) []string {
 // problems says in words what an operator should look at.
 func problems(v *controlclient.View, rs reports) []string {
 	out := []string{}
+	if reason := v.Freeze(); reason != "" {
+		out = append(out, fmt.Sprintf("placement is frozen: %s. etcd was restored from a backup? Start all nodes, then `waggle ranges reconcile --dry-run` and `waggle ranges reconcile`", reason))
+	}
 	nodes := v.ByCell()
 	for _, cell := range sortedKeys(v.Cells) {
 		storage := 0

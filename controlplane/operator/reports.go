@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/waggle-im/waggle/client/controlclient"
+	"github.com/waggle-im/waggle/internal/latency"
 	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
 )
@@ -29,6 +30,7 @@ type report struct {
 	answered bool
 	replicas []*cellpb.ReplicaStatus
 	sessions uint64
+	loads    []*cellpb.HostedLoad
 }
 
 // reports are what the nodes of cells say of themselves.
@@ -71,8 +73,8 @@ func (s *Service) askNode(ctx context.Context, id proto.NodeID) (r report) {
 		return r
 	}
 	r.answered, r.replicas = true, ranges.Replicas
-	if sessions, err := client.Sessions(ctx, &cellpb.SessionsRequest{}); err == nil {
-		r.sessions = sessions.Sessions
+	if sessions, err := client.Sessions(ctx, &cellpb.SessionsRequest{LoadSeconds: latency.Seconds}); err == nil {
+		r.sessions, r.loads = sessions.Sessions, sessions.Loads
 	}
 	return r
 }
@@ -88,7 +90,7 @@ type rangeReport struct {
 }
 
 // ranges puts the reports together by range. The replica that leads, at the
-// highest term, is believed before the others.
+// highest epoch and term, is believed before the others.
 func (rs reports) ranges() map[proto.RangeID]*rangeReport {
 	out := map[proto.RangeID]*rangeReport{}
 	for _, rep := range rs {
@@ -102,11 +104,13 @@ func (rs reports) ranges() map[proto.RangeID]*rangeReport {
 				r = &rangeReport{descriptor: st.Descriptor_}
 				out[id] = r
 			}
-			if d := st.Descriptor_; d.Epoch > r.descriptor.Epoch || d.Epoch == r.descriptor.Epoch && d.Version > r.descriptor.Version {
-				r.descriptor = d
+			if st.Descriptor_.NewerThan(r.descriptor) {
+				r.descriptor = st.Descriptor_
 			}
 			r.entities, r.bytes = max(r.entities, st.Entities), max(r.bytes, st.Bytes)
-			if st.Leading && (r.leading == nil || st.Term > r.leading.Term) {
+			// After a recovery those that were taken for lost may lead too.
+			if lead := r.leading.GetDescriptor_(); st.Leading && (lead == nil || st.Descriptor_.Epoch > lead.Epoch ||
+				st.Descriptor_.Epoch == lead.Epoch && st.Term > r.leading.Term) {
 				r.leading = st
 			}
 		}
@@ -115,6 +119,23 @@ func (rs reports) ranges() map[proto.RangeID]*rangeReport {
 		if r.leading != nil {
 			r.leader, r.host = r.leading.Leader, r.leading.Host
 			r.entities, r.bytes = r.leading.Entities, r.leading.Bytes
+		}
+	}
+	return out
+}
+
+// loads are what hosts have seen of their ranges. One that has just lost a
+// range may still name it: the busier is believed.
+func (rs reports) loads() map[proto.RangeID]*cellpb.HostedLoad {
+	out := map[proto.RangeID]*cellpb.HostedLoad{}
+	for _, rep := range rs {
+		for _, h := range rep.loads {
+			l := out[proto.RangeID(h.Range)]
+			if l == nil {
+				l = &cellpb.HostedLoad{Range: h.Range}
+				out[proto.RangeID(h.Range)] = l
+			}
+			l.Sessions, l.Messages = max(l.Sessions, h.Sessions), max(l.Messages, h.Messages)
 		}
 	}
 	return out

@@ -11,11 +11,13 @@ import (
 
 	"github.com/waggle-im/waggle/client/controlclient"
 	"github.com/waggle-im/waggle/controlplane/accounts"
+	"github.com/waggle-im/waggle/controlplane/canary"
 	"github.com/waggle-im/waggle/controlplane/login"
 	"github.com/waggle-im/waggle/controlplane/topology"
 	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
 	controlpb "github.com/waggle-im/waggle/proto/control"
+	"github.com/waggle-im/waggle/sharding/move"
 )
 
 // Cluster is what the service needs of controlclient.Client.
@@ -26,10 +28,14 @@ type Cluster interface {
 	Synced() bool
 }
 
+// ModeEmbedded is the mode of a cluster whose nodes somebody starts and stops
+// for it.
+const ModeEmbedded = "embedded"
+
 // Config is what a [Service] works with.
 type Config struct {
 	Name     string // of the cluster, for status
-	Mode     string // "embedded" or "production", for status
+	Mode     string // ModeEmbedded or "production"
 	Version  string // of this binary, for status
 	Replicas uint32 // voters per range of cells added from now on: 1 or 3
 
@@ -63,6 +69,11 @@ func (s *Service) Status(ctx context.Context, _ *controlpb.StatusRequest) (*cont
 		Mode: s.Mode, Cluster: s.Name, Version: s.Version,
 		Cells: cellStatuses(v, rs), Nodes: nodeStatuses(v, rs), Edges: edgeStatuses(v),
 		Ranges: uint64(len(v.Ranges)), RangesWithoutLeader: leaderless(v, rs), Problems: problems(v, rs),
+		Moves: moveStatuses(v, rs, func(rec *controlpb.MoveRecord) bool { return !move.Phase(rec.State).Over() }),
+	}
+	reply.Canary = s.lastCanary(ctx)
+	if reply.Canary.GetError() != "" {
+		reply.Problems = append(reply.Problems, fmt.Sprintf("the canary, range %d, met something wrong when it was moved: %s", reply.Canary.Range, reply.Canary.Error))
 	}
 	if !s.Cluster.Synced() {
 		reply.Problems = append(reply.Problems, "etcd does not answer: this is the last state known, from disk")
@@ -75,6 +86,21 @@ func (s *Service) Status(ctx context.Context, _ *controlpb.StatusRequest) (*cont
 	return reply, nil
 }
 
+// lastCanary is what was noted of the last move for trying; nil if there was
+// none, or etcd cannot be asked just now.
+func (s *Service) lastCanary(ctx context.Context) *controlpb.CanaryRecord {
+	if !s.Cluster.Synced() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	rec, err := canary.Read(ctx, s.Cluster.Etcd())
+	if err != nil {
+		s.Logger.Debug("nothing is known of the canary", "err", err)
+	}
+	return rec
+}
+
 // ListCells lists the cells by name.
 func (s *Service) ListCells(ctx context.Context, _ *controlpb.ListCellsRequest) (*controlpb.ListCellsReply, error) {
 	v := s.Cluster.View()
@@ -84,7 +110,11 @@ func (s *Service) ListCells(ctx context.Context, _ *controlpb.ListCellsRequest) 
 // AddCell registers a cell. Repeating it changes nothing.
 func (s *Service) AddCell(ctx context.Context, req *controlpb.AddCellRequest) (*controlpb.AddCellReply, error) {
 	cell := proto.CellID(req.Cell)
-	if err := topology.AddCell(ctx, s.Cluster.Etcd(), cell, max(1, s.Replicas)); err != nil {
+	err := topology.AddCell(ctx, s.Cluster.Etcd(), cell, max(1, s.Replicas))
+	if req.By != "" {
+		s.audit(ctx, req.By, "cells add", req.Cell, err)
+	}
+	if err != nil {
 		return nil, controlclient.ToStatus(err)
 	}
 	if s.CellAdded != nil {

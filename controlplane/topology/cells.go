@@ -37,6 +37,10 @@ const (
 	CellWaiting CellState = "waiting"
 	// CellActive: at least one storage node is alive.
 	CellActive CellState = "active"
+	// CellDraining: its ranges are moved away, and it gets no new ones.
+	CellDraining CellState = "draining"
+	// CellRemoving: drained, and whoever runs its nodes is to stop them.
+	CellRemoving CellState = "removing"
 )
 
 // ValidateCell checks a cell's name.
@@ -82,8 +86,132 @@ func AddCell(ctx context.Context, etcd *clientv3.Client, cell waggle.CellID, rep
 	return nil
 }
 
-// StateOf is the state of the cell that has these nodes.
-func StateOf(nodes []controlclient.Node) CellState {
+// ChangeCell changes a cell's record. An error of change is returned as it is,
+// and nothing is written then.
+//
+// Errors: [waggle.CodeUnknownCell]; [waggle.CodeUnavailable] when etcd does not
+// answer.
+func ChangeCell(ctx context.Context, etcd *clientv3.Client, cell waggle.CellID, change func(*controlpb.CellRecord) error) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	key := controlclient.CellKey(cell)
+	for ctx.Err() == nil {
+		got, err := etcd.Get(ctx, key)
+		if err != nil {
+			break
+		}
+		if len(got.Kvs) == 0 {
+			return waggle.Errorf(waggle.CodeUnknownCell, "there is no cell %.40q: see `waggle cells ls`", string(cell))
+		}
+		rec := &controlpb.CellRecord{}
+		if err := proto.Unmarshal(got.Kvs[0].Value, rec); err != nil {
+			return fmt.Errorf("topology: %s: %w", key, err)
+		}
+		if err := change(rec); err != nil {
+			return err
+		}
+		value, err := proto.Marshal(rec)
+		if err != nil {
+			return fmt.Errorf("topology: %w", err)
+		}
+		reply, err := etcd.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(key), "=", got.Kvs[0].ModRevision)).
+			Then(clientv3.OpPut(key, string(value))).Commit()
+		if err != nil {
+			break
+		}
+		if reply.Succeeded {
+			return nil
+		}
+	}
+	return waggle.Errorf(waggle.CodeUnavailable, "cell %s is not changed, etcd does not answer: try again", cell)
+}
+
+// RemoveCell forgets a cell that is drained, with the lasting records of its
+// nodes.
+//
+// Errors: [waggle.CodeConflict] when the cell is not drained, or still has
+// ranges or live nodes in the view; [waggle.CodeUnknownCell];
+// [waggle.CodeUnavailable].
+func RemoveCell(ctx context.Context, etcd *clientv3.Client, v *controlclient.View, cell waggle.CellID, dry bool) error {
+	if err := MayRemoveCell(v, cell); err != nil {
+		return err
+	}
+	conds := []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(controlclient.CellKey(cell)), "<", v.Revision+1)}
+	ops := []clientv3.Op{clientv3.OpDelete(controlclient.CellKey(cell))}
+	for _, n := range v.InCell(cell) {
+		if n.Alive {
+			return waggle.Errorf(waggle.CodeConflict, "node %s of cell %s is alive: stop it first", n.ID, cell)
+		}
+		ops = append(ops, clientv3.OpDelete(controlclient.NodeKey(n.ID)))
+	}
+	if dry {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	reply, err := etcd.Txn(ctx).If(conds...).Then(ops...).Commit()
+	if err != nil {
+		return waggle.Errorf(waggle.CodeUnavailable, "cell %s is not removed, etcd does not answer: try again", cell)
+	}
+	if !reply.Succeeded {
+		return waggle.Errorf(waggle.CodeUnavailable, "cell %s has just been changed: try again", cell)
+	}
+	return nil
+}
+
+// MayRemoveCell tells whether nothing is left in a cell but its nodes.
+//
+// Errors: [waggle.CodeUnknownCell]; [waggle.CodeConflict] saying what is left.
+func MayRemoveCell(v *controlclient.View, cell waggle.CellID) error {
+	rec := v.Cells[cell]
+	if rec == nil {
+		return waggle.Errorf(waggle.CodeUnknownCell, "there is no cell %.40q: see `waggle cells ls`", string(cell))
+	}
+	if s := CellState(rec.State); s != CellDraining && s != CellRemoving {
+		return waggle.Errorf(waggle.CodeConflict, "cell %s is in use: `waggle cells drain %s` first", cell, cell)
+	}
+	for id, r := range v.Ranges {
+		if r.Cell == string(cell) {
+			return waggle.Errorf(waggle.CodeConflict, "cell %s still has range %d: `waggle cells drain %s --wait` ends when it has none", cell, id, cell)
+		}
+	}
+	for id, m := range v.Moves {
+		if over := m.State == "done" || m.State == "cancelled"; !over && (m.From == string(cell) || m.To == string(cell)) {
+			return waggle.Errorf(waggle.CodeConflict, "move %s still concerns cell %s: see `waggle moves show %s`", id, cell, id)
+		}
+	}
+	return nil
+}
+
+// StopCell marks a drained cell as one whose nodes are to be stopped, where
+// somebody follows that: an embedded cluster does.
+//
+// Errors: as those of [RemoveCell], but for nodes that are alive.
+func StopCell(ctx context.Context, etcd *clientv3.Client, v *controlclient.View, cell waggle.CellID) error {
+	if err := MayRemoveCell(v, cell); err != nil {
+		return err
+	}
+	rec := proto.CloneOf(v.Cells[cell])
+	rec.State = string(CellRemoving)
+	value, err := proto.Marshal(rec)
+	if err != nil {
+		return fmt.Errorf("topology: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	key := controlclient.CellKey(cell)
+	reply, err := etcd.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(key), "<", v.Revision+1)).Then(clientv3.OpPut(key, string(value))).Commit()
+	if err != nil || !reply.Succeeded {
+		return waggle.Errorf(waggle.CodeUnavailable, "cell %s is not removed, it has just been changed or etcd does not answer: try again", cell)
+	}
+	return nil
+}
+
+// StateOf is the state of the cell of that record with these nodes.
+func StateOf(rec *controlpb.CellRecord, nodes []controlclient.Node) CellState {
+	if s := CellState(rec.GetState()); s == CellDraining || s == CellRemoving {
+		return s
+	}
 	if len(liveStorage(nodes)) > 0 {
 		return CellActive
 	}

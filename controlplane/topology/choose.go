@@ -87,6 +87,9 @@ func (c *Chooser) Place(cell proto.CellID, full proto.RangeID) (proto.RangeID, e
 	}
 	open := c.takes(sum.cells[cell])
 	if len(open) == 0 {
+		if draining(v.Cells[cell]) {
+			return 0, proto.Errorf(proto.CodeConflict, "cell %s is being drained and takes no new users", cell)
+		}
 		return 0, proto.Errorf(proto.CodeNotReady, "cell %s takes no new users just now, its ranges are being opened: see `waggle cells ls`", cell)
 	}
 	t := c.tally(cell, sum.cells[cell])
@@ -112,13 +115,13 @@ func (c *Chooser) summarize(v *controlclient.View) *summary {
 	nodes := v.ByCell()
 	for cell, rec := range v.Cells {
 		s.cells[cell] = &cellSummary{
-			active:   StateOf(nodes[cell]) == CellActive,
+			active:   StateOf(rec, nodes[cell]) == CellActive,
 			headroom: math.Ceil(Headroom(rec, nodes[cell]) / headroomStep),
 			users:    users(nodes[cell]),
 		}
 	}
 	for id, rec := range v.Ranges {
-		if sum := s.cells[proto.CellID(rec.Cell)]; sum != nil && rec.Open && rec.Created {
+		if sum := s.cells[proto.CellID(rec.Cell)]; sum != nil && rec.Open && rec.Created && !draining(v.Cells[proto.CellID(rec.Cell)]) {
 			sum.open = append(sum.open, id)
 		}
 	}

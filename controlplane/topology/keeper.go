@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/waggle-im/waggle/client/controlclient"
+	"github.com/waggle-im/waggle/controlplane/topology/seat"
 	waggle "github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
 	controlpb "github.com/waggle-im/waggle/proto/control"
@@ -46,8 +48,8 @@ type Cluster interface {
 type Nodes interface {
 	// CreateReplica makes a node's replica of a range. Repeatable.
 	CreateReplica(ctx context.Context, node waggle.NodeID, req *cellpb.CreateReplicaRequest) error
-	// Entities counts the given ids of the ranges a node leads.
-	Entities(ctx context.Context, node waggle.NodeID) (map[waggle.RangeID]uint64, error)
+	// Held reports on a node's replicas.
+	Held(ctx context.Context, node waggle.NodeID) ([]*cellpb.ReplicaStatus, error)
 }
 
 // Keeper keeps enough ranges open in every cell while its control plane is
@@ -58,12 +60,24 @@ type Keeper struct {
 	name    string // of this control plane
 	log     *slog.Logger
 	elected atomic.Bool
+	canary  bool
+	beside  []func(context.Context, *seat.Seat) error
 }
 
 // NewKeeper makes the keeper of the control plane of that name.
 func NewKeeper(cluster Cluster, nodes Nodes, name string, log *slog.Logger) *Keeper {
 	return &Keeper{cluster: cluster, nodes: nodes, name: name, log: log}
 }
+
+// Beside makes work run during every term, besides opening ranges. It is to
+// return when its context ends, which it does when the seat is lost, and ends
+// the term if it returns earlier. Call it before Run.
+func (k *Keeper) Beside(work func(context.Context, *seat.Seat) error) {
+	k.beside = append(k.beside, work)
+}
+
+// Canary has a range opened for trying moves on. Call it before Run.
+func (k *Keeper) Canary() { k.canary = true }
 
 // Elected tells whether this control plane is the one that changes placement,
 // as far as it knows.
@@ -82,30 +96,46 @@ func (k *Keeper) Run(ctx context.Context) error {
 
 // term is one time of being elected, from the candidacy on.
 func (k *Keeper) term(ctx context.Context) error {
-	seat, err := campaign(ctx, k.cluster.Etcd(), k.name)
+	st, err := seat.Campaign(ctx, k.cluster.Etcd(), k.name)
 	if err != nil {
 		return err
 	}
-	defer seat.leave()
+	defer st.Leave()
 	k.elected.Store(true)
 	defer k.elected.Store(false)
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stop := context.AfterFunc(seat.session.Ctx(), cancel) // the seat is lost
-	defer stop()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		select {
+		case <-st.Lost():
+			return errors.New("topology: the seat is lost")
+		case <-ctx.Done():
+			return nil
+		}
+	})
 	k.log.Info("elected to change placement", "node", k.name)
-	if err := k.cluster.WaitSynced(ctx); err != nil {
-		return err
-	}
+	g.Go(func() error {
+		if err := k.cluster.WaitSynced(ctx); err != nil {
+			return err
+		}
+		for _, work := range k.beside {
+			g.Go(func() error { return work(ctx, st) })
+		}
+		return k.keep(ctx, st)
+	})
+	return g.Wait()
+}
+
+// keep opens ranges until ctx ends.
+func (k *Keeper) keep(ctx context.Context, st *seat.Seat) error {
 	var counted time.Time
-	entities := map[waggle.RangeID]uint64{}
+	known := knowledge{entities: map[waggle.RangeID]uint64{}, epochs: map[waggle.RangeID]waggle.Epoch{}}
 	for ctx.Err() == nil {
 		changed := k.cluster.Changed()
 		if time.Since(counted) >= roundInterval {
-			k.count(ctx, entities)
+			k.count(ctx, known)
 			counted = time.Now()
 		}
-		again, err := k.round(ctx, seat, entities)
+		again, err := k.round(ctx, st, known)
 		if err != nil && ctx.Err() == nil {
 			k.log.Warn("opening ranges is not finished", "err", err)
 			pause(ctx, roundInterval)
@@ -125,19 +155,19 @@ func (k *Keeper) term(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// count asks every live storage node for the ranges it leads.
-func (k *Keeper) count(ctx context.Context, entities map[waggle.RangeID]uint64) {
+// count asks every live storage node what it knows.
+func (k *Keeper) count(ctx context.Context, known knowledge) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	answers := make(chan map[waggle.RangeID]uint64)
+	answers := make(chan []*cellpb.ReplicaStatus)
 	var g errgroup.Group
 	g.SetLimit(createsAtOnce)
 	go func() {
 		for _, n := range k.cluster.View().ByRole("storage") {
 			if n.Alive {
 				g.Go(func() error {
-					if counts, err := k.nodes.Entities(ctx, n.ID); err == nil {
-						answers <- counts
+					if held, err := k.nodes.Held(ctx, n.ID); err == nil {
+						answers <- held
 					}
 					return nil
 				})
@@ -146,20 +176,29 @@ func (k *Keeper) count(ctx context.Context, entities map[waggle.RangeID]uint64) 
 		_ = g.Wait()
 		close(answers)
 	}()
-	for counts := range answers {
-		for r, n := range counts {
-			entities[r] = max(entities[r], n) // ids are never taken back
+	clear(known.epochs)
+	for held := range answers {
+		for _, st := range held {
+			known.take(st)
 		}
 	}
 }
 
 // round does what one plan says. again means that it wrote records and the
 // view, once it shows them, is to be looked at anew at once.
-func (k *Keeper) round(ctx context.Context, seat *seat, entities map[waggle.RangeID]uint64) (again bool, err error) {
+func (k *Keeper) round(ctx context.Context, st *seat.Seat, known knowledge) (again bool, err error) {
 	v := k.cluster.View()
-	p := planRound(v, entities)
+	if reason := cmp.Or(v.Freeze(), known.ahead(v)); reason != "" {
+		return false, k.freeze(ctx, st, v, reason)
+	}
+	p := planRound(v, known.entities)
+	if k.canary && len(p.open) == 0 { // after those that people wait for
+		if rec := planCanary(v); rec != nil {
+			p.open = append(p.open, rec)
+		}
+	}
 	if len(p.open) > 0 {
-		revision, err := k.writePlanned(ctx, seat, p.open)
+		revision, err := k.writePlanned(ctx, st, p.open)
 		if err != nil {
 			return false, err
 		}
@@ -172,7 +211,7 @@ func (k *Keeper) round(ctx context.Context, seat *seat, entities map[waggle.Rang
 		created = append(created, closed)
 	}
 	if len(created) > 0 {
-		revision, err := k.replace(ctx, seat, v, created)
+		revision, err := k.replace(ctx, st, v, created)
 		if err != nil {
 			return false, errors.Join(err, failed)
 		}
@@ -198,13 +237,16 @@ func (k *Keeper) waitView(ctx context.Context, revision int64) error {
 
 // writePlanned gives the records their ids, which are never given again, and
 // writes them, all or none.
-func (k *Keeper) writePlanned(ctx context.Context, seat *seat, recs []*controlpb.RangeRecord) (revision int64, err error) {
+func (k *Keeper) writePlanned(ctx context.Context, st *seat.Seat, recs []*controlpb.RangeRecord) (revision int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	etcd := k.cluster.Etcd()
 	got, err := etcd.Get(ctx, controlclient.NextRangeKey)
 	if err != nil {
 		return 0, fmt.Errorf("topology: next range: %w", err)
+	}
+	if known := k.cluster.View().Revision; got.Header.Revision < known {
+		return 0, fmt.Errorf("topology: etcd is at revision %d and was at %d: it was restored from a backup", got.Header.Revision, known)
 	}
 	next, modified := uint64(firstRange), int64(0)
 	if len(got.Kvs) > 0 {
@@ -227,7 +269,7 @@ func (k *Keeper) writePlanned(ctx context.Context, seat *seat, recs []*controlpb
 		ops = append(ops, put)
 	}
 	ops = append(ops, clientv3.OpPut(controlclient.NextRangeKey, strconv.FormatUint(next, 10)))
-	return seat.commit(ctx, ops, clientv3.Compare(clientv3.ModRevision(controlclient.NextRangeKey), "=", modified))
+	return st.Commit(ctx, ops, clientv3.Compare(clientv3.ModRevision(controlclient.NextRangeKey), "=", modified))
 }
 
 func putRecord(rec *controlpb.RangeRecord) (clientv3.Op, error) {
@@ -278,7 +320,7 @@ func (k *Keeper) makeRange(ctx context.Context, rec *controlpb.RangeRecord) erro
 	var g errgroup.Group
 	for _, r := range rec.Replicas {
 		g.Go(func() error {
-			req := &cellpb.CreateReplicaRequest{Descriptor_: desc, Replica: r.Id, Incarnation: rec.Incarnation}
+			req := &cellpb.CreateReplicaRequest{Descriptor_: desc, Replica: r.Id, Incarnation: rec.Incarnation, Rules: rec.Rules}
 			if err := k.nodes.CreateReplica(ctx, waggle.NodeID(r.Node), req); err != nil {
 				return fmt.Errorf("topology: make replica %d of range %d on %s: %w", r.Id, rec.Range, r.Node, err)
 			}
@@ -290,7 +332,7 @@ func (k *Keeper) makeRange(ctx context.Context, rec *controlpb.RangeRecord) erro
 
 // replace writes changed records, provided that nobody changed them since the
 // view.
-func (k *Keeper) replace(ctx context.Context, seat *seat, v *controlclient.View, recs []*controlpb.RangeRecord) (revision int64, err error) {
+func (k *Keeper) replace(ctx context.Context, st *seat.Seat, v *controlclient.View, recs []*controlpb.RangeRecord) (revision int64, err error) {
 	recs = recs[:min(len(recs), newPerRound)]
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -304,7 +346,7 @@ func (k *Keeper) replace(ctx context.Context, seat *seat, v *controlclient.View,
 		ops = append(ops, put)
 		conds = append(conds, clientv3.Compare(clientv3.ModRevision(controlclient.RangeKey(waggle.RangeID(rec.Range))), "<", v.Revision+1))
 	}
-	return seat.commit(ctx, ops, conds...)
+	return st.Commit(ctx, ops, conds...)
 }
 
 func pause(ctx context.Context, d time.Duration) {

@@ -33,8 +33,8 @@ func (c *NodeCalls) CreateReplica(ctx context.Context, node proto.NodeID, req *c
 	return err
 }
 
-// Entities counts the ids given by the ranges a node leads.
-func (c *NodeCalls) Entities(ctx context.Context, node proto.NodeID) (map[proto.RangeID]uint64, error) {
+// Held reports on a node's replicas.
+func (c *NodeCalls) Held(ctx context.Context, node proto.NodeID) ([]*cellpb.ReplicaStatus, error) {
 	conn, err := c.dialer.Conn(node)
 	if err != nil {
 		return nil, err
@@ -43,11 +43,5 @@ func (c *NodeCalls) Entities(ctx context.Context, node proto.NodeID) (map[proto.
 	if err != nil {
 		return nil, err
 	}
-	counts := map[proto.RangeID]uint64{}
-	for _, r := range reply.Replicas {
-		if r.Leading {
-			counts[proto.RangeID(r.GetDescriptor_().GetRange())] = r.Entities
-		}
-	}
-	return counts, nil
+	return reply.Replicas, nil
 }

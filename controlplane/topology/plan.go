@@ -3,6 +3,7 @@ package topology
 import (
 	"cmp"
 	"crypto/rand"
+	"maps"
 	"slices"
 
 	"github.com/waggle-im/waggle/client/controlclient"
@@ -41,7 +42,7 @@ func planRound(v *controlclient.View, entities map[proto.RangeID]uint64) plan {
 		switch {
 		case !rec.Created:
 			p.finish = append(p.finish, rec)
-			if allAlive(v, rec) {
+			if allAlive(v, rec) && !rec.Canary {
 				room[proto.CellID(rec.Cell)]++
 			}
 		case rec.Open && entities[id] >= closeAt:
@@ -60,7 +61,7 @@ func planRound(v *controlclient.View, entities map[proto.RangeID]uint64) plan {
 	// In turn over the cells, so that no cell waits for another.
 	for range proto.OpenRangesPerCell {
 		for _, cell := range cells {
-			if room[cell] >= proto.OpenRangesPerCell || len(p.open) >= newPerRound {
+			if draining(v.Cells[cell]) || room[cell] >= proto.OpenRangesPerCell || len(p.open) >= newPerRound {
 				continue
 			}
 			if rec := planRange(v.Cells[cell], liveStorage(nodes[cell]), held); rec != nil {
@@ -71,6 +72,29 @@ func planRound(v *controlclient.View, entities map[proto.RangeID]uint64) plan {
 	}
 	return p
 }
+
+// planCanary is the range that is moved for trying, if there is none yet and
+// some cell can take it. It takes no users.
+func planCanary(v *controlclient.View) *controlpb.RangeRecord {
+	for _, rec := range v.Ranges {
+		if rec.Canary {
+			return nil
+		}
+	}
+	nodes := v.ByCell()
+	for _, cell := range slices.Sorted(maps.Keys(v.Cells)) {
+		if draining(v.Cells[cell]) {
+			continue
+		}
+		if rec := planRange(v.Cells[cell], liveStorage(nodes[cell]), map[proto.NodeID]int{}); rec != nil {
+			rec.Open, rec.Canary = false, true
+			return rec
+		}
+	}
+	return nil
+}
+
+func draining(cell *controlpb.CellRecord) bool { return cell.GetState() != "" }
 
 func byRange(a, b *controlpb.RangeRecord) int { return cmp.Compare(a.Range, b.Range) }
 
@@ -87,6 +111,9 @@ func allAlive(v *controlclient.View, rec *controlpb.RangeRecord) bool {
 // nodes that hold fewest replicas. nil when there are too few.
 func planRange(cell *controlpb.CellRecord, nodes []controlclient.Node, held map[proto.NodeID]int) *controlpb.RangeRecord {
 	replicas := int(max(1, cell.GetReplicas()))
+	nodes = slices.DeleteFunc(nodes, func(n controlclient.Node) bool {
+		return slices.ContainsFunc(cell.GetNodeDrains(), func(d *controlpb.NodeDrain) bool { return d.Node == string(n.ID) })
+	})
 	if len(nodes) < replicas {
 		return nil
 	}
@@ -94,6 +121,10 @@ func planRange(cell *controlpb.CellRecord, nodes []controlclient.Node, held map[
 	rec := &controlpb.RangeRecord{Cell: cell.Cell, Epoch: 1, Open: true, Incarnation: make([]byte, 16)}
 	_, _ = rand.Read(rec.Incarnation) // never fails
 	for i, n := range nodes[:replicas] {
+		known := max(n.Record.GetRules(), proto.FirstRules)
+		if rec.Rules == 0 || known < rec.Rules {
+			rec.Rules = known // what all of them support
+		}
 		rec.Replicas = append(rec.Replicas, &controlpb.RangeReplica{Id: uint64(i + 1), Node: string(n.ID)})
 		held[n.ID]++
 	}

@@ -18,7 +18,9 @@ import (
 
 	"github.com/waggle-im/waggle/client/cellclient"
 	"github.com/waggle-im/waggle/client/controlclient"
+	"github.com/waggle-im/waggle/controlplane/topology/seat"
 	"github.com/waggle-im/waggle/internal/embedetcd"
+	"github.com/waggle-im/waggle/internal/testservers"
 	waggle "github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
 	controlpb "github.com/waggle-im/waggle/proto/control"
@@ -36,19 +38,9 @@ func TestMain(m *testing.M) {
 	}
 }
 
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 func startEtcd(t *testing.T) string {
 	t.Helper()
-	s, err := embedetcd.Start(t.Context(), embedetcd.Config{Dir: t.TempDir(), ClientAddr: freeAddr(t), PeerAddr: freeAddr(t)})
+	s, err := embedetcd.Start(t.Context(), embedetcd.Config{Dir: t.TempDir(), ClientAddr: testservers.FreeAddr(t), PeerAddr: testservers.FreeAddr(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -207,7 +199,7 @@ func TestRangesAreOpenedInEveryCell(t *testing.T) {
 			t.Errorf("range %d: %v", id, rec)
 		}
 	}
-	if nodes := c.View().ByCell(); StateOf(nodes["c2"]) != CellWaiting || StateOf(nodes["c1"]) != CellActive {
+	if nodes := c.View().ByCell(); StateOf(nil, nodes["c2"]) != CellWaiting || StateOf(nil, nodes["c1"]) != CellActive {
 		t.Error("wrong states of the cells")
 	}
 	made := map[string]*storage{}
@@ -330,20 +322,20 @@ func TestOneOfTwoIsElectedAndTheOtherTakesOver(t *testing.T) {
 
 func TestOneWhoLostTheSeatCannotWrite(t *testing.T) {
 	c := follow(t, startEtcd(t))
-	s, err := campaign(t.Context(), c.Etcd(), "cp1")
+	s, err := seat.Campaign(t.Context(), c.Etcd(), "cp1")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.commit(t.Context(), []clientv3.Op{clientv3.OpPut(controlclient.NextRangeKey, "5")}); err != nil {
+	if _, err := s.Commit(t.Context(), []clientv3.Op{clientv3.OpPut(controlclient.NextRangeKey, "5")}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Etcd().Revoke(t.Context(), s.session.Lease()); err != nil {
+	if _, err := c.Etcd().Delete(t.Context(), controlclient.ElectionPrefix, clientv3.WithPrefix()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.commit(t.Context(), []clientv3.Op{clientv3.OpPut(controlclient.NextRangeKey, "6")}); err == nil {
+	if _, err := s.Commit(t.Context(), []clientv3.Op{clientv3.OpPut(controlclient.NextRangeKey, "6")}); err == nil {
 		t.Error("wrote without a seat")
 	}
-	s.leave()
+	s.Leave()
 }
 
 type fixed struct{ v *controlclient.View }

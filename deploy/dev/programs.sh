@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Installs the Debian packages the tests need and the machine lacks: MariaDB
-# and Redis, as programs only. No service is started.
+# Installs the Debian packages the tests need and the machine lacks: MariaDB,
+# Redis and ffmpeg, as programs only. No service is started.
 set -euo pipefail
 missing=()
 have() { command -v "$1" >/dev/null || [ -x "/usr/sbin/$1" ]; }
 have mariadbd && have mariadb-install-db || missing+=(mariadb-server)
 have redis-server || missing+=(redis-server)
+have ffmpeg && have ffprobe || missing+=(ffmpeg)
 [ ${#missing[@]} -gt 0 ] || exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
   printf 'missing: %s. Install them (as root: apt-get install --no-install-recommends %s) and run again.\n' "${missing[*]}" "${missing[*]}" >&2

@@ -145,8 +145,15 @@ func TestOpenAPIIsWhatIsServed(t *testing.T) {
 		}
 		checkErrors(t, e, described)
 	}
+	described := keysOf(paths)
+	for _, path := range []string{"/live", "/live/{id}", "/live/{id}/ticket", "/live/{id}/{file}"} { // of [Live]
+		if !slices.Contains(described, path) {
+			t.Errorf("%s is not described", path)
+		}
+		described = slices.DeleteFunc(described, func(p string) bool { return p == path })
+	}
 	sort.Strings(served)
-	if got := keysOf(paths); !slices.Equal(got, served) {
+	if got := described; !slices.Equal(got, served) {
 		t.Errorf("served are %v, described %v", served, got)
 	}
 }

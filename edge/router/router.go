@@ -22,6 +22,10 @@ const (
 	// attachTimeout is how long a host that is otherwise alive may leave an
 	// attach unanswered before it is repeated.
 	attachTimeout = 3 * time.Second
+	// resolveFirst is the wait before a range's host is asked for once more:
+	// one question for all its sessions, and a range that changes owner has
+	// its next host within some milliseconds.
+	resolveFirst = 4 * time.Millisecond
 	// backoffFirst and backoffMax bound the wait between tries.
 	backoffFirst = 25 * time.Millisecond
 	backoffMax   = 500 * time.Millisecond
@@ -311,7 +315,7 @@ func (r *Router) resolve(rng proto.RangeID, q *queue) {
 	q.resolving = false
 	if err != nil {
 		q.failures++
-		q.notBefore = time.Now().Add(backoff(q.failures + 1))
+		q.notBefore = time.Now().Add(jitter(min(resolveFirst<<min(q.failures-1, 8), backoffMax)))
 		r.log.Debug("no host", "range", rng, "err", err)
 	}
 	r.mu.Unlock()

@@ -28,8 +28,12 @@ func (s *Session) hello(id uint64, h *clientpb.Hello, now time.Time) {
 		s.refuseLocked(id, proto.Errorf(proto.CodeDuplicateHello, "this connection has said Hello already"))
 		return
 	}
-	if goodbye := s.server.goodbye(); goodbye != nil {
+	if goodbye := s.server.goodbye(s.conn.Transport()); goodbye != nil {
 		s.closeLocked(goodbye)
+		return
+	}
+	if away := s.server.turnedAway(s.conn.Transport()); away != nil {
+		s.closeLocked(away)
 		return
 	}
 	if h.ProtocolVersion != proto.ClientProtocolVersion {
@@ -76,7 +80,7 @@ func (s *Session) verifyLocked(id uint64, h *clientpb.Hello, now, deadline time.
 	s.phase = greeted
 	s.conn.SetLoggedIn()
 	s.server.greeted(s, now)
-	if goodbye := s.server.goodbye(); goodbye != nil {
+	if goodbye := s.server.goodbye(s.conn.Transport()); goodbye != nil {
 		s.closeLocked(goodbye) // the shutdown began meanwhile and may have missed s
 	}
 }

@@ -53,6 +53,8 @@ type Server struct {
 	hellos  []helloDeadline
 	behind  map[*Session]struct{} // have not written all they know to exist
 	stopped *clientpb.Closing     // set once the edge shuts down
+	last    shares                // where its sessions go then
+	leaving func() []Alternative  // while the edge is emptied; nil: it serves
 }
 
 type helloDeadline struct {
@@ -187,31 +189,58 @@ func (s *Server) sweepIdle(now time.Time) {
 	})
 }
 
-// Shutdown tells every client to go to one of alternatives (host:port) and
-// closes its connection, flushing; new sessions get the same answer. Clients
-// are asked to come at random times within spread.
-func (s *Server) Shutdown(alternatives []string, spread time.Duration) {
+// Shutdown tells every client to go to one of alternatives and closes its
+// connection, flushing; new sessions get the same answer. Clients are asked to
+// come at random times within spread.
+func (s *Server) Shutdown(alternatives []Alternative, spread time.Duration) {
 	s.mu.Lock()
 	s.stopped = &clientpb.Closing{
 		Code: uint32(proto.CodeShuttingDown), Message: "this edge is shutting down; connect to another one",
-		Alternatives: alternatives, RetryMs: uint32(spread / time.Millisecond),
+		RetryMs: uint32(spread / time.Millisecond),
 	}
+	s.last.update(alternatives)
 	s.mu.Unlock()
 	s.router.Each(func(c router.Client) bool {
-		c.(*Session).close(s.goodbye())
+		n := c.(*Session)
+		n.close(s.goodbye(n.conn.Transport()))
 		return true
 	})
 }
 
+// SetLeaving has new sessions sent to alternatives, as long as there are any;
+// nil ends that. Those there are go on: see [Server.NewDeparture].
+func (s *Server) SetLeaving(alternatives func() []Alternative) {
+	s.mu.Lock()
+	s.leaving = alternatives
+	s.mu.Unlock()
+}
+
+// turnedAway is the answer to a Hello while the edge is left; nil: it is
+// welcome.
+func (s *Server) turnedAway(t listen.Transport) []byte {
+	s.mu.Lock()
+	leaving := s.leaving
+	s.mu.Unlock()
+	if leaving == nil {
+		return nil
+	}
+	var share shares
+	share.update(leaving())
+	if len(share.list) == 0 {
+		return nil // better here than nowhere
+	}
+	return encodeClosing(share.take(t), 100*time.Millisecond)
+}
+
 // goodbye is the frame of a shutdown; nil when there is none.
-func (s *Server) goodbye() []byte {
+func (s *Server) goodbye(t listen.Transport) []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopped == nil {
 		return nil
 	}
 	return encode(&clientpb.ServerFrame{Body: &clientpb.ServerFrame_Closing{Closing: &clientpb.Closing{
-		Code: s.stopped.Code, Message: s.stopped.Message, Alternatives: s.stopped.Alternatives,
+		Code: s.stopped.Code, Message: s.stopped.Message, Alternatives: s.last.take(t),
 		RetryMs: 1 + rand.Uint32N(s.stopped.RetryMs+1),
 	}}})
 }

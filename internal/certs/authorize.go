@@ -2,6 +2,7 @@ package certs
 
 import (
 	"context"
+	"crypto/tls"
 	"strings"
 
 	"google.golang.org/grpc"
@@ -37,7 +38,10 @@ func Allowed(fullMethod string, id Identity) bool {
 		return service == chat && method == "Relay" || service == storage || service == node ||
 			service == accounts && (method == "FindUser" || method == "FindPeople")
 	case RoleControlPlane:
-		return service == chat && method == "Relay" || service == storage && method == "CreateReplica" || service == node
+		// It places replicas; the rest of storage is between nodes of cells.
+		places := method == "CreateReplica" || method == "ChangeRange" || method == "RemoveReplica" ||
+			method == "DigestRange" || method == "RecoverReplica"
+		return service == chat && method == "Relay" || service == storage && places || service == node
 	case RoleOperator:
 		return service == operator
 	}
@@ -52,10 +56,19 @@ func PeerIdentity(ctx context.Context) (Identity, bool) {
 		return Identity{}, false
 	}
 	info, ok := p.AuthInfo.(credentials.TLSInfo)
-	if !ok || len(info.State.VerifiedChains) == 0 {
+	if !ok {
 		return Identity{}, false
 	}
-	id, err := identityOf(info.State.VerifiedChains[0][0])
+	return PeerOf(&info.State)
+}
+
+// PeerOf is who is at the other end of a connection. It is false when that
+// shows no verified node certificate.
+func PeerOf(state *tls.ConnectionState) (Identity, bool) {
+	if state == nil || len(state.VerifiedChains) == 0 {
+		return Identity{}, false
+	}
+	id, err := identityOf(state.VerifiedChains[0][0])
 	return id, err == nil
 }
 

@@ -87,11 +87,27 @@ func Keys() []Key {
 		{Name: "log.format", Help: "text or json.", Default: "text"},
 	}
 	keys = append(keys, roleKeys()...)
+	keys = append(keys, liveKeys()...)
 	kinds := fields(reflect.TypeFor[daemon.Config](), "")
 	for i := range keys {
 		keys[i].kind = kinds[keys[i].Name]
 	}
 	return keys
+}
+
+// liveKeys are the keys of livestreams.
+func liveKeys() []Key {
+	cell := []string{daemon.RoleCell}
+	return []Key{
+		{Name: "live.rtsp", Help: "HOST:PORT where livestreams are published and watched by RTSP, of nodes with the resource role. Empty: the host of listen and a free port.", Roles: cell, Example: "0.0.0.0:7554", PerNode: "use --rtsp"},
+		{Name: "live.rtmp", Help: "HOST:PORT of the same by RTMP. Empty: the host of listen and a free port.", Roles: cell, Example: "0.0.0.0:7935", PerNode: "use --rtmp"},
+		{Name: "live.rtp", Help: "HOST:PORT of RTP, for RTSP over UDP: an even port; the next is for RTCP. Empty: the host of live.rtsp and a free pair.", Roles: cell, PerNode: ownByDev},
+		{Name: "live.publishers", Help: "Livestreams that this node carries at once.", Roles: cell, Default: 100},
+		{Name: "live.viewers", Help: "Viewers by RTSP and RTMP of this node at once, over all livestreams.", Roles: cell, Default: 1000},
+		{Name: "live.publish_bytes_per_second", Help: "What one publisher may send, on average over seconds; one that sends more is ended. Bytes per second.", Roles: cell, Default: 3 << 20},
+		{Name: "live.advertise_rtsp", Help: "HOST:PORT that people are told of RTSP. Empty: the host of advertise and the port of live.rtsp.", Roles: cell, PerNode: ownByDev},
+		{Name: "live.advertise_rtmp", Help: "HOST:PORT that people are told of RTMP. Empty: the host of advertise and the port of live.rtmp.", Roles: cell, PerNode: ownByDev},
+	}
 }
 
 // roleKeys are the keys that only one role reads.
@@ -110,6 +126,10 @@ func roleKeys() []Key {
 			Roles: cp, Secret: true},
 		{Name: "controlplane.mail_from", Help: "Sender of mails, as in Waggle <noreply@example.org>.", Roles: cp},
 
+		{Name: "placement.lost_after", Help: "How long a node must be silent, for etcd and for the leaders of its ranges, until its replicas are replaced by others in its cell, as in 10m.",
+			Roles: cp, Default: "10m"},
+		{Name: "placement.canary", Help: "How often a range that holds nobody but two users made for it is moved to another cell and back, for trying, as in 1h. Empty: never.", Roles: cp},
+
 		{Name: "sessions.policy", Help: "Which devices of an account may be logged in together: multi (up to 8), per-platform (one of each) or single. All control planes must have the same.",
 			Roles: cp, Default: "multi"},
 
@@ -117,23 +137,39 @@ func roleKeys() []Key {
 			Roles: edge, Example: []string{"10.0.0.0/8"}},
 
 		{Name: "cell.name", Help: "The cell this node belongs to.", Roles: cell, Example: "c1", PerNode: ownByDev},
-		{Name: "cell.roles", Help: "Of chat and storage, those this node has.", Roles: cell, Default: []string{"chat", "storage"}, PerNode: "use --split-roles"},
+		{Name: "cell.roles", Help: "Of chat, storage and resource (files), those this node has.", Roles: cell, Default: []string{"chat", "storage", "resource"}, PerNode: "use --split-roles"},
 		{Name: "cell.cache_bytes", Help: "Block cache, shared by the node's stores, bytes.", Roles: cell, Default: int64(32 << 20)},
 		{Name: "cell.memtable_bytes", Help: "Memtable of each store, bytes.", Roles: cell, Default: int(16 << 20)},
 		{Name: "cell.disk_spare_bytes", Help: "Writes are refused while the disk has less free than this, bytes; -1: never.", Roles: cell, Default: int64(64 << 20)},
 		{Name: "cell.messages_per_second", Help: "Sends of one user; -1: no limit.", Roles: cell, Default: 100},
 		{Name: "cell.messages_burst", Help: "Sends of one user at once.", Roles: cell, Default: 500},
+		{Name: "cell.rules_max", Help: "The newest rules version this node takes part in; 0: all it knows. Set it to the previous release's while you may want to go back: ranges that were raised stay so.", Roles: cell, Default: 0},
 		{Name: "cell.presence_refresh_ms", Help: "How often it is said again who is online, ms. One whose host has died is taken for gone after 2.5 times as long. The same in every cell.", Roles: cell, Default: 10_000},
 
 		{Name: "chat.direct_from", Help: "Who may write to whom in direct threads: anyone who is not blocked, or friends only. Each user can narrow anyone to friends for himself. The same in every cell.",
 			Roles: cell, Default: "anyone"},
 
+		{Name: "files.listen", Help: "HOST:PORT for files, by mutual TLS, of nodes with the resource role. Empty: the host of listen and a free port.", Roles: cell, Example: "0.0.0.0:7401", PerNode: ownByDev},
+		{Name: "files.advertise", Help: "HOST:PORT others call for files. Empty: the host of advertise and the port of files.listen.", Roles: cell, PerNode: ownByDev},
+		{Name: "files.store", Help: "Where complete files are: s3://[KEY:SECRET@]HOST[:PORT]/BUCKET, with ?region=NAME or ?tls=none. Empty: on this node's disk. One with a secret belongs in the environment.",
+			Roles: cell, Secret: true},
+		{Name: "files.keys", Help: "File with the keys of the cell's files, one ID and 64 hexadecimal digits per line; the first is used for new files. Empty: one of this node alone in the data folder.", Roles: cell},
+		{Name: "files.quota_bytes", Help: "What the files of one user may take, bytes.", Roles: cell, Default: int64(32 << 30)},
+		{Name: "files.user_bytes_per_second", Help: "Content that one user moves up and down through this node, bytes per second; 0: no limit.", Roles: cell, Default: int64(0)},
+		{Name: "files.node_bytes_per_second", Help: "Content that all users move up and down through this node, bytes per second; 0: no limit.", Roles: cell, Default: int64(0)},
+		{Name: "files.grace_hours", Help: "How long a file that was never sent is kept, hours.", Roles: cell, Default: 168},
+		{Name: "files.collect_seconds", Help: "Pause between two collections of what nobody refers to, seconds.", Roles: cell, Default: 3600},
+		{Name: "files.follow_seconds", Help: "The pause between two looks for files whose owners have moved to another cell, seconds.", Roles: cell, Default: 30},
+		{Name: "files.orphan_age_hours", Help: "How old content without a file must be to be removed, hours.", Roles: cell, Default: 24},
+
 		{Name: "edge.listen", Help: "HOST:PORT for clients, TCP and UDP.", Roles: edge, Example: "0.0.0.0:7443", PerNode: "use --listen"},
 		{Name: "edge.plaintext", Help: "Second HOST:PORT for clients, without TLS, behind a load balancer that ends it. Empty: none.",
 			Roles: edge, PerNode: "use --plaintext"},
+		{Name: "edge.plaintext_advertise", Help: "HOST:PORT that clients without TLS are told when they are to leave another edge; none: they come through balancers, which know. Default: edge.plaintext, unless that is all addresses.", Roles: edge, PerNode: ownByDev},
 		{Name: "edge.advertise", Help: "HOST:PORT clients are told. Empty: the value of edge.listen.", Roles: edge, PerNode: ownByDev},
 		{Name: "edge.cert", Help: "Certificate of the client port, PEM file (`waggle certs web`).", Roles: edge},
 		{Name: "edge.key", Help: "Key of edge.cert, PEM file.", Roles: edge},
+		{Name: "edge.drain_rate", Help: "Sessions per second that are asked to go elsewhere while the edge is drained.", Roles: edge, Default: 1000},
 		{Name: "edge.exempt_loopback", Help: "Lift the limits per address for clients on this machine.", Roles: edge, Default: false},
 
 		{Name: "etcd_server.client", Help: "HOST:PORT for etcd's clients.", Roles: etcd, Example: "127.0.0.1:2379", PerNode: ownByDev},

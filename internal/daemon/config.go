@@ -4,10 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/waggle-im/waggle/controlplane/login"
 	"github.com/waggle-im/waggle/edge/gateway"
+	"github.com/waggle-im/waggle/proto"
 )
 
 // The roles of a daemon.
@@ -38,10 +41,13 @@ type Config struct {
 	TLS          TLSConfig          `koanf:"tls"`
 	Log          LogConfig          `koanf:"log"`
 	ControlPlane ControlPlaneConfig `koanf:"controlplane"`
+	Placement    PlacementConfig    `koanf:"placement"`
 	Sessions     SessionsConfig     `koanf:"sessions"`
 	Limits       LimitsConfig       `koanf:"limits"`
 	Cell         CellConfig         `koanf:"cell"`
 	Chat         ChatConfig         `koanf:"chat"`
+	Files        FilesConfig        `koanf:"files"`
+	Live         LiveConfig         `koanf:"live"`
 	Edge         EdgeConfig         `koanf:"edge"`
 	EtcdServer   EtcdServerConfig   `koanf:"etcd_server"`
 }
@@ -78,6 +84,36 @@ type ControlPlaneConfig struct {
 	MailFrom string `koanf:"mail_from"` // sender of mails, as in Waggle <noreply@example.org>
 }
 
+// PlacementConfig is read by control planes.
+type PlacementConfig struct {
+	// LostAfter is how long a node must be silent, for etcd and for the leaders
+	// of its ranges, until its replicas are replaced, as in 10m; default 10m.
+	LostAfter string `koanf:"lost_after"`
+	// Canary is how often a range without people is moved to another cell and
+	// back, for trying, as in 1h; empty: never.
+	Canary string `koanf:"canary"`
+}
+
+// canary is Canary as a duration; 0: never.
+func (c PlacementConfig) canary() (time.Duration, error) { return positive(c.Canary) }
+
+// lostAfter is LostAfter as a duration; 0: the default.
+func (c PlacementConfig) lostAfter() (time.Duration, error) {
+	return positive(c.LostAfter)
+}
+
+// positive reads a duration above 0; empty is 0.
+func positive(s string) (time.Duration, error) {
+	if s == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(s)
+	if err == nil && d <= 0 {
+		err = fmt.Errorf("%s is not above 0", s)
+	}
+	return d, err
+}
+
 // SessionsConfig is read by control planes, which must all have the same.
 type SessionsConfig struct {
 	// Policy is which devices of an account may be logged in together: multi
@@ -95,13 +131,14 @@ type LimitsConfig struct {
 // CellConfig is read by cell nodes.
 type CellConfig struct {
 	Name              string   `koanf:"name"`                // the cell, as in c1
-	Roles             []string `koanf:"roles"`               // of chat, storage; default both
+	Roles             []string `koanf:"roles"`               // of chat, storage, resource; default all
 	CacheBytes        int64    `koanf:"cache_bytes"`         // block cache; default 32 MiB
 	MemtableBytes     int      `koanf:"memtable_bytes"`      // per store; default 16 MiB
 	DiskSpareBytes    int64    `koanf:"disk_spare_bytes"`    // refuse writes below this much free space; default 64 MiB
 	MessagesPerSecond int      `koanf:"messages_per_second"` // per user; default 100, -1: no limit
 	MessagesBurst     int      `koanf:"messages_burst"`      // per user; default 500
 	PresenceRefreshMs int      `koanf:"presence_refresh_ms"` // how often it is said again who is online; default 10,000
+	RulesMax          int      `koanf:"rules_max"`           // take part in no newer rules version than this; 0: all this release knows
 }
 
 // ChatConfig is read by cell nodes: what people may do.
@@ -109,15 +146,57 @@ type ChatConfig struct {
 	DirectFrom string `koanf:"direct_from"` // who may write to whom: anyone or friends; default anyone
 }
 
+// FilesConfig is read by cell nodes with the resource role.
+type FilesConfig struct {
+	Listen    string `koanf:"listen"`    // host:port for HTTP/2 of edges and other nodes; default: the host of listen, a free port
+	Advertise string `koanf:"advertise"` // the address others call; default: the host of advertise, the port of files.listen
+
+	Store      string `koanf:"store"`       // s3://[KEY:SECRET@]HOST[:PORT]/BUCKET; default: this node's disk
+	Keys       string `koanf:"keys"`        // file with the cell's keys; default: made in the data directory
+	QuotaBytes int64  `koanf:"quota_bytes"` // what one user's files may take; default 32 GiB
+
+	UserBytesPerSecond int64 `koanf:"user_bytes_per_second"` // up and down; default no limit
+	NodeBytesPerSecond int64 `koanf:"node_bytes_per_second"` // up and down; default no limit
+
+	GraceHours     int `koanf:"grace_hours"`      // how long a file that was never sent is kept; default 168
+	CollectSeconds int `koanf:"collect_seconds"`  // the pause between two collections; default 3600
+	OrphanAgeHours int `koanf:"orphan_age_hours"` // how old content without a file must be to be removed; default 24
+	FollowSeconds  int `koanf:"follow_seconds"`   // the pause between two looks for files whose owners have moved; default 30
+}
+
 // EdgeConfig is read by edges.
 type EdgeConfig struct {
-	Listen         string `koanf:"listen"`          // host:port for clients, TCP and UDP
-	Plaintext      string `koanf:"plaintext"`       // host:port for clients without TLS; default none
-	Advertise      string `koanf:"advertise"`       // host:port clients are told; default: listen
+	Listen    string `koanf:"listen"`    // host:port for clients, TCP and UDP
+	Plaintext string `koanf:"plaintext"` // host:port for clients without TLS; default none
+	Advertise string `koanf:"advertise"` // host:port clients are told; default: listen
+	// PlaintextAdvertise is the host:port that clients without TLS are told
+	// when they are to leave another edge; none: they come through balancers,
+	// which know; default: plaintext, unless that is all addresses.
+	PlaintextAdvertise string `koanf:"plaintext_advertise"`
+
 	Cert           string `koanf:"cert"`            // certificate of the client port, PEM file
 	Key            string `koanf:"key"`             // its key, PEM file
 	ExemptLoopback bool   `koanf:"exempt_loopback"` // lift the limits per address for loopback peers
+	DrainRate      int    `koanf:"drain_rate"`      // sessions asked per second to go elsewhere; default 1000
 }
+
+// plain is where the edge takes clients without TLS, as others are told; empty:
+// nobody is.
+func (c EdgeConfig) plain() string {
+	host, _, err := net.SplitHostPort(c.Plaintext)
+	switch addr, parsed := netip.ParseAddr(host); {
+	case c.Plaintext == "" || c.PlaintextAdvertise == noAdvertise:
+		return ""
+	case c.PlaintextAdvertise != "":
+		return c.PlaintextAdvertise
+	case err != nil || host == "" || parsed == nil && addr.IsUnspecified():
+		return ""
+	}
+	return c.Plaintext
+}
+
+// noAdvertise is the value of edge.plaintext_advertise for "nobody is told".
+const noAdvertise = "none"
 
 // EtcdServerConfig is read by the embedded etcd.
 type EtcdServerConfig struct {
@@ -166,9 +245,13 @@ func (c Config) validateValues() error {
 	for _, a := range []struct{ key, addr string }{
 		{"listen", c.Listen}, {"admin", c.Admin}, {"advertise", c.Advertise}, {"edge.listen", c.Edge.Listen},
 		{"edge.plaintext", c.Edge.Plaintext}, {"edge.advertise", c.Edge.Advertise},
+		{"edge.plaintext_advertise", c.Edge.PlaintextAdvertise},
 		{"etcd_server.client", c.EtcdServer.Client}, {"etcd_server.peer", c.EtcdServer.Peer},
+		{"files.listen", c.Files.Listen}, {"files.advertise", c.Files.Advertise},
+		{"live.rtsp", c.Live.RTSP}, {"live.rtmp", c.Live.RTMP}, {"live.rtp", c.Live.RTP},
+		{"live.advertise_rtsp", c.Live.AdvertiseRTSP}, {"live.advertise_rtmp", c.Live.AdvertiseRTMP},
 	} {
-		if a.addr == "" {
+		if a.addr == "" || a.key == "edge.plaintext_advertise" && a.addr == noAdvertise {
 			continue
 		}
 		if _, _, err := net.SplitHostPort(a.addr); err != nil {
@@ -184,6 +267,12 @@ func (c Config) validateValues() error {
 	if c.ControlPlane.SMTP != "" && c.ControlPlane.MailFrom == "" {
 		return errors.New("controlplane.mail_from: is missing, and controlplane.smtp needs it")
 	}
+	if _, err := c.Placement.lostAfter(); err != nil {
+		return fmt.Errorf("placement.lost_after: %w", err)
+	}
+	if _, err := c.Placement.canary(); err != nil {
+		return fmt.Errorf("placement.canary: %w", err)
+	}
 	if _, err := login.ParsePolicy(c.Sessions.Policy); err != nil {
 		return fmt.Errorf("sessions.policy: %w", err)
 	}
@@ -191,9 +280,15 @@ func (c Config) validateValues() error {
 		return fmt.Errorf("limits.trusted_proxies: %w", err)
 	}
 	for _, role := range c.Cell.Roles {
-		if role != "chat" && role != "storage" {
-			return fmt.Errorf("cell.roles: %q is not chat or storage", role)
+		if role != "chat" && role != "storage" && role != "resource" {
+			return fmt.Errorf("cell.roles: %q is not chat, storage or resource", role)
 		}
+	}
+	if r := c.Cell.RulesMax; r != 0 && (r < proto.OldestRules || r > proto.RulesVersion) {
+		return fmt.Errorf("cell.rules_max: %d is not 0 or from %d to %d, which this release knows", r, proto.OldestRules, proto.RulesVersion)
+	}
+	if c.Files.Store != "" && c.Files.Keys == "" {
+		return errors.New("files.keys: is missing, and files.store needs it: nodes that share a bucket need the same keys")
 	}
 	if (c.Etcd.Cert == "") != (c.Etcd.Key == "") {
 		return errors.New("etcd.cert and etcd.key: give both or none")

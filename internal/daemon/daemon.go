@@ -72,7 +72,7 @@ func newRole(ctx context.Context, cfg Config, env Env) (*Daemon, error) {
 	case RoleControlPlane:
 		return newControlPlane(ctx, cfg, env)
 	case RoleCell:
-		return newCell(cfg, env)
+		return newCell(ctx, cfg, env)
 	}
 	return newEdge(cfg, env)
 }

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -23,6 +24,7 @@ import (
 	"github.com/waggle-im/waggle/edge"
 	"github.com/waggle-im/waggle/edge/gateway"
 	"github.com/waggle-im/waggle/edge/listen"
+	"github.com/waggle-im/waggle/edge/session"
 	"github.com/waggle-im/waggle/internal/admin"
 	"github.com/waggle-im/waggle/internal/atomicfile"
 	"github.com/waggle-im/waggle/internal/certs"
@@ -107,14 +109,19 @@ func newControlPlane(ctx context.Context, cfg Config, env Env) (*Daemon, error) 
 	if err != nil {
 		return nil, err
 	}
+	lostAfter, err := cfg.Placement.lostAfter()
+	every, canaryErr := cfg.Placement.canary()
+	if err = errors.Join(err, canaryErr); err != nil {
+		return nil, errors.Join(err, m.close())
+	}
 	relay := cellclient.NewRelay(proto.NodeID(cfg.Node), m.dialer, m.locator, nil)
 	openCtx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	cp, err := controlplane.New(openCtx, controlplane.Config{
 		Node: proto.NodeID(cfg.Node), DataDir: cfg.DataDir, Database: cfg.ControlPlane.Database,
 		Replicas: cfg.ControlPlane.Replicas, Cluster: cfg.Cluster, Mode: cfg.Mode, Version: version.Commit(),
-		Policy: cfg.Sessions.Policy,
-		Redis:  cfg.ControlPlane.Redis, SMTP: cfg.ControlPlane.SMTP, MailFrom: cfg.ControlPlane.MailFrom,
+		Policy: cfg.Sessions.Policy, LostAfter: lostAfter, Canary: every,
+		Redis: cfg.ControlPlane.Redis, SMTP: cfg.ControlPlane.SMTP, MailFrom: cfg.ControlPlane.MailFrom,
 	}, controlplane.Deps{
 		Cluster: m.cluster, Dialer: m.dialer, Ranges: relay, Logger: env.Logger,
 		Registerer: prometheus.WrapRegistererWith(prometheus.Labels{"node": cfg.Node}, env.registry),
@@ -166,27 +173,38 @@ func registerCells(ctx context.Context, cp *controlplane.ControlPlane, cells []s
 	}
 }
 
-func newCell(cfg Config, env Env) (*Daemon, error) {
+func newCell(ctx context.Context, cfg Config, env Env) (*Daemon, error) {
 	roles := cfg.Cell.Roles
 	if len(roles) == 0 {
-		roles = []string{cell.RoleChat, cell.RoleStorage}
+		roles = []string{cell.RoleChat, cell.RoleStorage, cell.RoleResource}
 	}
-	m, err := newMember(cfg, env, &controlpb.NodeRecord{Cell: cfg.Cell.Name, Roles: roles})
+	record := &controlpb.NodeRecord{Cell: cfg.Cell.Name, Roles: roles, Rules: uint32(cmp.Or(cfg.Cell.RulesMax, proto.RulesVersion))}
+	filesListener, err := listenFiles(cfg, record)
 	if err != nil {
 		return nil, err
+	}
+	lives, err := listenLive(ctx, cfg, record)
+	if err != nil {
+		return nil, errors.Join(err, closeUnused(filesListener))
+	}
+	m, err := newMember(cfg, env, record)
+	if err != nil {
+		return nil, errors.Join(err, closeUnused(filesListener), lives.Close())
 	}
 	node, err := cell.New(cell.Config{
 		Node: proto.NodeID(cfg.Node), Cell: proto.CellID(cfg.Cell.Name), Roles: roles, DataDir: cfg.DataDir,
 		Engine: engine.Config{
 			CacheBytes: cfg.Cell.CacheBytes, MemtableBytes: cfg.Cell.MemtableBytes, DiskSpareBytes: cfg.Cell.DiskSpareBytes,
 		},
-		MessagesPerSecond: cfg.Cell.MessagesPerSecond, MessagesBurst: cfg.Cell.MessagesBurst, PresenceRefresh: time.Duration(cfg.Cell.PresenceRefreshMs) * time.Millisecond, DirectFrom: cfg.Chat.DirectFrom,
+		MessagesPerSecond: cfg.Cell.MessagesPerSecond, MessagesBurst: cfg.Cell.MessagesBurst, PresenceRefresh: time.Duration(cfg.Cell.PresenceRefreshMs) * time.Millisecond, DirectFrom: cfg.Chat.DirectFrom, Rules: uint32(cfg.Cell.RulesMax),
+		Files: filesConfig(cfg.Files), Live: liveConfig(cfg.Live),
 	}, cell.Deps{
+		Files: filesListener, FilesTLS: m.certs.ServerTLS(), Live: lives,
 		Cluster: m.cluster, Listener: m.listener, ServerOptions: m.serverOptions(), ClientTLS: m.certs.ClientTLS,
 		Logger: env.Logger, Registerer: prometheus.WrapRegistererWith(prometheus.Labels{"node": cfg.Node}, env.registry),
 	})
 	if err != nil {
-		return nil, errors.Join(err, m.close())
+		return nil, errors.Join(err, m.close(), closeUnused(filesListener), lives.Close())
 	}
 	m.setLoad(node.Load)
 	return &Daemon{
@@ -194,9 +212,14 @@ func newCell(cfg Config, env Env) (*Daemon, error) {
 		close:  func() error { return errors.Join(node.Close(), m.close()) },
 		checks: func() []admin.Check { return []admin.Check{m.check()} },
 		run: func(ctx context.Context) error {
+			// It says that it is leaving while it gives away what it leads.
+			clusterCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
 			g, ctx := errgroup.WithContext(ctx)
-			g.Go(func() error { return m.cluster.Run(ctx) })
-			g.Go(func() error { return node.Run(ctx) })
+			g.Go(func() error { return m.cluster.Run(clusterCtx) })
+			g.Go(func() error {
+				defer stop()
+				return node.Run(ctx)
+			})
 			err := g.Wait()
 			_ = m.close() // the listener is closed by the node already
 			return err
@@ -213,7 +236,7 @@ func newEdge(cfg Config, env Env) (*Daemon, error) {
 	if record.Tcp == "" {
 		record.Tcp = cfg.Edge.Listen
 	}
-	record.Quic = record.Tcp
+	record.Quic, record.Plain = record.Tcp, cfg.Edge.plain()
 	m, err := newMember(cfg, env, record)
 	if err != nil {
 		return nil, err
@@ -227,14 +250,17 @@ func newEdge(cfg Config, env Env) (*Daemon, error) {
 	if err != nil {
 		return nil, errors.Join(err, m.close())
 	}
-	e, err := edge.New(edge.Config{ExemptLoopback: cfg.Edge.ExemptLoopback, TrustedProxies: proxies, Listen: listen.Config{
+	proxy := cellclient.NewFilesProxy(m.cluster, m.certs.ClientTLS)
+	e, err := edge.New(edge.Config{ExemptLoopback: cfg.Edge.ExemptLoopback, DrainRate: cfg.Edge.DrainRate, TrustedProxies: proxies, Listen: listen.Config{
 		Addr: cfg.Edge.Listen, PlaintextAddr: cfg.Edge.Plaintext, ExemptLoopback: cfg.Edge.ExemptLoopback,
 		StatelessResetKey: resetKey,
 	}}, edge.Deps{
 		Node: proto.NodeID(cfg.Node), Directory: m.cluster, Dialer: m.dialer, Locator: m.locator, Keys: m.cluster,
 		Accounts: controlclient.NewAccounts(m.cluster, m.dialer), TLS: func() *tls.Config { return webTLS },
-		Alternatives: func() []string { return otherEdges(m.cluster, cfg.Node) },
-		Log:          env.Logger, Metrics: prometheus.WrapRegistererWith(prometheus.Labels{"node": cfg.Node}, env.registry),
+		Alternatives: func() []session.Alternative { return otherEdges(m.cluster, cfg.Node) },
+		Leaving:      m.cluster.SetLeaving,
+		Files:        m.cluster, FilesProxy: proxy,
+		Log: env.Logger, Metrics: prometheus.WrapRegistererWith(prometheus.Labels{"node": cfg.Node}, env.registry),
 	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("the client address %s: %w", cfg.Edge.Listen, err), m.close())
@@ -249,11 +275,13 @@ func newEdge(cfg Config, env Env) (*Daemon, error) {
 			clusterCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
 			g, ctx := errgroup.WithContext(ctx)
 			g.Go(func() error { return m.cluster.Run(clusterCtx) })
+			g.Go(func() error { followOrders(ctx, m.cluster, proto.NodeID(cfg.Node), e); return nil })
 			g.Go(func() error {
 				defer stop()
 				return e.Run(ctx)
 			})
 			err := g.Wait()
+			proxy.Close()
 			_ = m.close()
 			return err
 		},
@@ -279,13 +307,31 @@ func ensureResetKey(file string) ([]byte, error) {
 	return key, nil
 }
 
-// otherEdges are the client addresses of the other edges that are alive.
-func otherEdges(c *controlclient.Client, self string) []string {
-	var out []string
-	for _, n := range c.View().ByRole(RoleEdge) {
-		if n.Alive && n.Record.GetNode() != self && n.Record.GetTcp() != "" {
-			out = append(out, n.Record.GetTcp())
+// otherEdges are the other edges that are alive and take sessions.
+func otherEdges(c *controlclient.Client, self string) []session.Alternative {
+	v := c.View()
+	var out []session.Alternative
+	for _, n := range v.ByRole(RoleEdge) {
+		if n.Alive && !v.Leaving(n.ID) && n.Record.GetNode() != self && n.Record.GetTcp() != "" {
+			out = append(out, session.Alternative{Addr: n.Record.GetTcp(), Plain: n.Record.GetPlain(), Sessions: n.Record.GetLoad().GetSessions()})
 		}
 	}
 	return out
+}
+
+// followOrders has e emptied while operators want that.
+func followOrders(ctx context.Context, c *controlclient.Client, self proto.NodeID, e *edge.Edge) {
+	draining := false
+	for {
+		changed := c.Changed()
+		if wanted := c.View().Edges[self].GetDrain(); wanted != draining {
+			draining = wanted
+			e.SetDraining(draining)
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
 }

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
+	"net/http"
 	"time"
 
 	"google.golang.org/grpc"
@@ -14,8 +14,8 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// aliveTimeout bounds the look whether a control plane's port answers.
-const aliveTimeout = 200 * time.Millisecond
+// aliveTimeout bounds the look whether a control plane answers.
+const aliveTimeout = 500 * time.Millisecond
 
 // rawCodec passes messages on as they are.
 type rawCodec struct{}
@@ -90,11 +90,17 @@ func pass(from receiver, to sender) error {
 	}
 }
 
+// firstAlive is the first that answers: one that is stopped is still connected
+// to, by its kernel.
 func firstAlive(targets []string) (string, error) {
+	client := http.Client{Timeout: aliveTimeout}
 	for _, t := range targets {
-		conn, err := net.DialTimeout("tcp", t, aliveTimeout)
-		if err == nil {
-			_ = conn.Close()
+		resp, err := client.Get("http://" + t + "/livez")
+		if err != nil {
+			continue
+		}
+		_ = resp.Body.Close()
+		if resp.StatusCode == http.StatusOK {
 			return t, nil
 		}
 	}

@@ -1,6 +1,7 @@
 package devcluster
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"os"
@@ -72,6 +73,11 @@ func (b *builder) config(n node) (daemon.Config, error) {
 		}
 	case daemon.RoleCell:
 		c.Cell = daemon.CellConfig{Name: n.cell, Roles: n.roles}
+		c.Files = daemon.FilesConfig{Listen: ports.Files}
+		c.Live = daemon.LiveConfig{RTSP: ports.RTSP, RTMP: ports.RTMP}
+		if n.name == b.shape.firstResource() {
+			c.Live.RTSP, c.Live.RTMP = cmp.Or(b.o.RTSP, ports.RTSP), cmp.Or(b.o.RTMP, ports.RTMP)
+		}
 	case daemon.RoleEdge:
 		if err := b.edgeConfig(&c, n, ports); err != nil {
 			return c, err

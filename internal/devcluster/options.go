@@ -36,6 +36,8 @@ type Options struct {
 
 	Listen    string // the first edge's client address; default 127.0.0.1:7443
 	Plaintext string // second client address without TLS; default none
+	RTSP      string // of the first cell's first resource node; default: a free port, as the others have
+	RTMP      string // the same
 	Admin     string // default 127.0.0.1:7480
 	DataDir   string // default ./waggle-data
 
@@ -86,7 +88,7 @@ func (o Options) Validate() error {
 	if o.Admin != "" && !daemon.Loopback(o.Admin) {
 		return fmt.Errorf("--admin %s can be reached from outside and asks nobody who he is: use a loopback address", o.Admin)
 	}
-	for _, a := range []struct{ flag, addr string }{{"--listen", o.Listen}, {"--plaintext", o.Plaintext}, {"--admin", o.Admin}} {
+	for _, a := range []struct{ flag, addr string }{{"--listen", o.Listen}, {"--plaintext", o.Plaintext}, {"--rtsp", o.RTSP}, {"--rtmp", o.RTMP}, {"--admin", o.Admin}} {
 		if a.addr == "" {
 			continue
 		}

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/waggle-im/waggle/client/controlclient"
+	"github.com/waggle-im/waggle/controlplane/topology"
 	"github.com/waggle-im/waggle/internal/admin"
 	"github.com/waggle-im/waggle/internal/atomicfile"
 	"github.com/waggle-im/waggle/internal/certs"
@@ -117,7 +118,7 @@ func (c *Cluster) run(ctx context.Context) error {
 		return err
 	}
 	c.cells = slices.Clone(c.shape.Cells)
-	for _, a := range []struct{ flag, addr string }{{"--listen", c.o.Listen}, {"--plaintext", c.o.Plaintext}} {
+	for _, a := range []struct{ flag, addr string }{{"--listen", c.o.Listen}, {"--plaintext", c.o.Plaintext}, {"--rtsp", c.o.RTSP}, {"--rtmp", c.o.RTMP}} {
 		if a.addr == "" {
 			continue
 		}
@@ -229,7 +230,8 @@ func (c *Cluster) checks() []admin.Check {
 	return append(c.runner.checks(), round)
 }
 
-// followCells starts the nodes of cells that operators add.
+// followCells starts the nodes of cells that operators add, and stops those of
+// cells that they remove.
 func (c *Cluster) followCells(ctx context.Context) error {
 	client, err := c.follower()
 	if err != nil {
@@ -240,8 +242,12 @@ func (c *Cluster) followCells(ctx context.Context) error {
 	g.Go(func() error {
 		for {
 			changed := client.Changed()
-			for cell := range client.View().Cells {
-				if err := c.ensureCell(ctx, string(cell)); err != nil {
+			for cell, rec := range client.View().Cells {
+				follow := c.ensureCell
+				if rec.State == string(topology.CellRemoving) {
+					follow = c.stopCell
+				}
+				if err := follow(ctx, string(cell)); err != nil {
 					return err
 				}
 			}
@@ -269,6 +275,23 @@ func (c *Cluster) follower() (*controlclient.Client, error) {
 	return controlclient.New(controlclient.Config{
 		Endpoints: []string{"https://" + c.shape.Ports["etcd"].GRPC}, TLS: t, Logger: c.o.Logger,
 	})
+}
+
+// stopCell stops the nodes of a cell that has nothing left. Their data stays.
+func (c *Cluster) stopCell(_ context.Context, cell string) error {
+	if !slices.Contains(c.shape.Cells, cell) {
+		return nil
+	}
+	nodes := c.shape.cellNodes(cell)
+	c.runner.stop(func(cfg daemon.Config) bool {
+		return slices.ContainsFunc(nodes, func(n node) bool { return n.name == cfg.Node })
+	})
+	c.shape.removeCell(cell)
+	if err := c.shape.save(c.o.DataDir); err != nil {
+		return err
+	}
+	fmt.Fprintf(c.o.Out, "cell %s: removed, stopped %d node(s); what they stored lies in %s\n", cell, len(nodes), c.o.DataDir)
+	return nil
 }
 
 func (c *Cluster) ensureCell(ctx context.Context, cell string) error {

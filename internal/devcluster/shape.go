@@ -31,6 +31,7 @@ var ErrRefused = errors.New("refused")
 type shape struct {
 	Format     int                  `json:"format"`
 	Cells      []string             `json:"cells"` // those added later too
+	Removed    []string             `json:"removed,omitempty"`
 	Asked      int                  `json:"asked"` // cells by --cells
 	Replicas   int                  `json:"replicas"`
 	Edges      int                  `json:"edges"`
@@ -45,7 +46,10 @@ type nodePorts struct {
 	Peer   string `json:"peer,omitempty"`  // etcd only
 	Client string `json:"edge,omitempty"`  // edges after the first
 	Plain  string `json:"plain,omitempty"` // edges after the first, with --plaintext
-	Via    string `json:"via,omitempty"`   // where others call GRPC, if not there: see [WriteVia]
+	Files  string `json:"files,omitempty"` // nodes of cells
+	RTSP   string `json:"rtsp,omitempty"`  // the same
+	RTMP   string `json:"rtmp,omitempty"`
+	Via    string `json:"via,omitempty"` // where others call GRPC, if not there: see [WriteVia]
 }
 
 // called is where others call the node.
@@ -148,14 +152,22 @@ func loadShape(o Options) (*shape, error) {
 // nameCells adds c1, c2 … up to the number asked for.
 func (s *shape) nameCells() {
 	for i := 1; i <= s.Asked; i++ {
-		s.addCell(fmt.Sprintf("c%d", i))
+		if name := fmt.Sprintf("c%d", i); !slices.Contains(s.Removed, name) {
+			s.addCell(name)
+		}
 	}
+}
+
+func (s *shape) removeCell(name string) {
+	s.Cells = slices.DeleteFunc(s.Cells, func(have string) bool { return have == name })
+	s.Removed = append(s.Removed, name)
 }
 
 func (s *shape) addCell(name string) {
 	if !slices.Contains(s.Cells, name) {
 		s.Cells = append(s.Cells, name)
 	}
+	s.Removed = slices.DeleteFunc(s.Removed, func(gone string) bool { return gone == name })
 }
 
 func (s *shape) save(dir string) error {
@@ -201,20 +213,33 @@ func (s *shape) services() []node {
 // cellNodes are the nodes of one cell: as many storage nodes as replicas, and
 // with split roles two chat nodes.
 func (s *shape) cellNodes(cell string) []node {
-	both := []string{"chat", "storage"}
+	all := []string{"chat", "storage", "resource"}
 	if s.SplitRoles {
-		both = []string{"storage"}
+		all = []string{"storage"}
 	}
 	var out []node
 	for range s.Replicas {
-		out = append(out, node{name: fmt.Sprintf("%s-n%d", cell, len(out)+1), role: "cell", cell: cell, roles: both})
+		out = append(out, node{name: fmt.Sprintf("%s-n%d", cell, len(out)+1), role: "cell", cell: cell, roles: all})
 	}
 	if s.SplitRoles {
 		for range 2 {
-			out = append(out, node{name: fmt.Sprintf("%s-n%d", cell, len(out)+1), role: "cell", cell: cell, roles: []string{"chat"}})
+			out = append(out, node{name: fmt.Sprintf("%s-n%d", cell, len(out)+1), role: "cell", cell: cell, roles: []string{"chat", "resource"}})
 		}
 	}
 	return out
+}
+
+// firstResource is the first cell's first node with the resource role: it has
+// the addresses for livestreams that people choose.
+func (s *shape) firstResource() string {
+	for _, cell := range s.Cells {
+		for _, n := range s.cellNodes(cell) {
+			if slices.Contains(n.roles, "resource") {
+				return n.name
+			}
+		}
+	}
+	return ""
 }
 
 // assignPorts gives every node its ports, the same as before where they are
@@ -222,7 +247,7 @@ func (s *shape) cellNodes(cell string) []node {
 func (s *shape) assignPorts(nodes []node) error {
 	taken := map[string]bool{}
 	for _, p := range s.Ports {
-		for _, a := range []string{p.GRPC, p.Admin, p.Peer, p.Client, p.Plain, p.Via} {
+		for _, a := range []string{p.GRPC, p.Admin, p.Peer, p.Client, p.Plain, p.Files, p.RTSP, p.RTMP, p.Via} {
 			taken[a] = true
 		}
 	}
@@ -247,6 +272,7 @@ func (s *shape) assignPorts(nodes []node) error {
 			wanted bool
 		}{
 			{&p.GRPC, true}, {&p.Admin, n.role != ""}, {&p.Peer, n.role == "etcd"},
+			{&p.Files, n.role == "cell"}, {&p.RTSP, n.role == "cell"}, {&p.RTMP, n.role == "cell"},
 			{&p.Client, n.role == "edge" && n.index > 0}, {&p.Plain, n.role == "edge" && n.index > 0},
 		} {
 			if err := keep(part.addr, part.wanted); err != nil {

@@ -137,6 +137,9 @@ func (c *Cluster) welcome(users []demoUser) {
 	if c.o.Plaintext != "" {
 		fmt.Fprintf(&b, "  plaintext  %-18s TCP without TLS\n", c.o.Plaintext)
 	}
+	if c.o.RTSP != "" || c.o.RTMP != "" {
+		fmt.Fprintf(&b, "  live       %-18s RTSP of cell %s; RTMP at %s\n", c.o.RTSP, c.cells[0], c.o.RTMP)
+	}
 	fmt.Fprintf(&b, "  admin      %-18s http://%s/readyz?verbose, /metrics, /debug/pprof/\n", c.admin, c.admin)
 	fmt.Fprintf(&b, "  cells      %s, %d replica(s) each\n", strings.Join(c.cells, ", "), c.shape.Replicas)
 	fmt.Fprintf(&b, "  data       %s\n", shorten(c.o.DataDir))

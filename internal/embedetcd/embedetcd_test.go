@@ -3,24 +3,14 @@ package embedetcd
 import (
 	"context"
 	"fmt"
-	"net"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/waggle-im/waggle/internal/testservers"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 )
-
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
 
 func start(t *testing.T, c Config) *Server {
 	t.Helper()
@@ -46,7 +36,7 @@ func client(t *testing.T, s *Server) *clientv3.Client {
 }
 
 func TestDataSurvivesRestart(t *testing.T) {
-	conf := Config{Dir: t.TempDir(), ClientAddr: freeAddr(t), PeerAddr: freeAddr(t)}
+	conf := Config{Dir: t.TempDir(), ClientAddr: testservers.FreeAddr(t), PeerAddr: testservers.FreeAddr(t)}
 	s := start(t, conf)
 	if _, err := client(t, s).Put(t.Context(), "k", "v"); err != nil {
 		t.Fatal(err)
@@ -61,14 +51,14 @@ func TestDataSurvivesRestart(t *testing.T) {
 }
 
 func TestSecondStartIsRefused(t *testing.T) {
-	conf := Config{Dir: t.TempDir(), ClientAddr: freeAddr(t), PeerAddr: freeAddr(t)}
+	conf := Config{Dir: t.TempDir(), ClientAddr: testservers.FreeAddr(t), PeerAddr: testservers.FreeAddr(t)}
 	s := start(t, conf)
 	defer s.Close()
-	second := Config{Dir: conf.Dir, ClientAddr: freeAddr(t), PeerAddr: freeAddr(t)}
+	second := Config{Dir: conf.Dir, ClientAddr: testservers.FreeAddr(t), PeerAddr: testservers.FreeAddr(t)}
 	if _, err := Start(t.Context(), second); err == nil || !strings.Contains(err.Error(), "in use by another process") {
 		t.Errorf("the same folder twice: %v", err)
 	}
-	taken := Config{Dir: t.TempDir(), ClientAddr: conf.ClientAddr, PeerAddr: freeAddr(t)}
+	taken := Config{Dir: t.TempDir(), ClientAddr: conf.ClientAddr, PeerAddr: testservers.FreeAddr(t)}
 	if _, err := Start(t.Context(), taken); err == nil || !strings.Contains(err.Error(), conf.ClientAddr) {
 		t.Errorf("the same address twice: %v", err)
 	}

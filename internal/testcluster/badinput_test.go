@@ -14,6 +14,7 @@ import (
 	"github.com/waggle-im/waggle/client"
 	"github.com/waggle-im/waggle/internal/daemon"
 	"github.com/waggle-im/waggle/internal/devcluster"
+	"github.com/waggle-im/waggle/internal/testservers"
 	"github.com/waggle-im/waggle/proto"
 	clientpb "github.com/waggle-im/waggle/proto/client"
 )
@@ -112,7 +113,7 @@ func TestBadInputAtStart(t *testing.T) {
 		}
 	}
 	other := func() devcluster.Options {
-		return devcluster.Options{DataDir: t.TempDir(), Listen: FreeAddr(t), Admin: FreeAddr(t)}
+		return devcluster.Options{DataDir: t.TempDir(), Listen: testservers.FreeAddr(t), Admin: testservers.FreeAddr(t)}
 	}
 	o := other()
 	o.DataDir = c.Options().DataDir

@@ -8,6 +8,7 @@ import (
 	"github.com/waggle-im/waggle/client"
 	"github.com/waggle-im/waggle/internal/devcluster"
 	"github.com/waggle-im/waggle/internal/faultlink"
+	"github.com/waggle-im/waggle/internal/testservers"
 )
 
 // Links are bad links in front of every node of a cluster of processes, and
@@ -44,7 +45,7 @@ func StartLinked(t testing.TB, o devcluster.Options) (*Cluster, *Links) {
 	if err := devcluster.WriteVia(o, via); err != nil {
 		t.Fatal(err)
 	}
-	o.Listen = FreeAddr(t)
+	o.Listen = testservers.FreeAddr(t)
 	edge := func() (string, error) { return o.Listen, nil }
 	if links.TCP, err = faultlink.ListenTCP("127.0.0.1:0", edge); err != nil {
 		t.Fatal(err)

@@ -71,14 +71,20 @@ func (p *person) settle() {
 // write perSecond messages.
 func (c *Cluster) StartLoad(pairs, perSecond int) *Load {
 	c.t.Helper()
+	return c.StartLoadBetween("c1", "c2", pairs, perSecond)
+}
+
+// StartLoadBetween is StartLoad of any two cells, or of one.
+func (c *Cluster) StartLoadBetween(cellA, cellB string, pairs, perSecond int) *Load {
+	c.t.Helper()
 	l := &Load{
 		t: c.t, c: c, recorder: history.NewRecorder(),
 		slowest: map[client.Transport]time.Duration{}, losses: map[client.Transport]int{},
 	}
 	run := rand.N(1_000_000) // further loads of one cluster take other names
 	for i := range pairs {
-		ann := c.AddUser(fmt.Sprintf("a%d-%d", run, i), "c1")
-		bob := c.AddUser(fmt.Sprintf("b%d-%d", run, i), "c2")
+		ann := c.AddUser(fmt.Sprintf("a%d-%d", run, i), cellA)
+		bob := c.AddUser(fmt.Sprintf("b%d-%d", run, i), cellB)
 		thread := proto.DirectThread(ann.ID, bob.ID).String()
 		l.people = append(l.people, l.join(ann, thread, client.QUIC), l.join(bob, thread, client.TCP))
 	}
@@ -176,13 +182,18 @@ func (l *Load) Losses(transport client.Transport) int {
 	return l.losses[transport]
 }
 
+// End ends the load: everything is answered when it returns.
+func (l *Load) End() {
+	l.stop()
+	l.sending.Wait()
+	l.acks.Wait()
+}
+
 // Check ends the load, waits until everybody has everything, and judges the
 // whole history. No send may have failed. It returns the number of messages.
 func (l *Load) Check() int {
 	l.t.Helper()
-	l.stop()
-	l.sending.Wait()
-	l.acks.Wait()
+	l.End()
 	posted := map[string]int{}
 	for _, p := range l.recorder.History().Posted {
 		posted[p.Thread]++

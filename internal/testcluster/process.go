@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/waggle-im/waggle/internal/devcluster"
+	"github.com/waggle-im/waggle/internal/testservers"
 	controlpb "github.com/waggle-im/waggle/proto/control"
 )
 
@@ -64,9 +65,9 @@ func StartProcesses(t testing.TB, o devcluster.Options) *Cluster {
 // StartConfigured is [StartProcesses] with keys for all nodes, in YAML.
 func StartConfigured(t testing.TB, o devcluster.Options, yaml string) *Cluster {
 	t.Helper()
-	for _, addr := range []*string{&o.Listen, &o.Plaintext, &o.Admin} {
+	for _, addr := range []*string{&o.Listen, &o.Plaintext, &o.RTSP, &o.RTMP, &o.Admin} {
 		if *addr == "" {
-			*addr = FreeAddr(t)
+			*addr = testservers.FreeAddr(t)
 		}
 	}
 	if o.DataDir == "" {
@@ -107,7 +108,7 @@ func (c *Cluster) StartSupervisor() {
 	_ = os.Remove(c.options.ReadyFile)
 	args := []string{
 		"dev", "--procs", "--no-demo", "--data", c.options.DataDir, "--ready-file", c.options.ReadyFile,
-		"--listen", c.options.Listen, "--plaintext", c.options.Plaintext, "--admin", c.options.Admin,
+		"--listen", c.options.Listen, "--plaintext", c.options.Plaintext, "--rtsp", c.options.RTSP, "--rtmp", c.options.RTMP, "--admin", c.options.Admin,
 		"--restart-after", c.options.RestartAfter.String(),
 	}
 	if c.options.Cells > 0 {
@@ -115,6 +116,9 @@ func (c *Cluster) StartSupervisor() {
 	}
 	if c.options.Replicas > 0 {
 		args = append(args, "--replicas", strconv.Itoa(c.options.Replicas))
+	}
+	if c.options.Edges > 0 {
+		args = append(args, "--edges", strconv.Itoa(c.options.Edges))
 	}
 	if c.options.SplitRoles {
 		args = append(args, "--split-roles")

@@ -20,14 +20,19 @@ import (
 	controlpb "github.com/waggle-im/waggle/proto/control"
 )
 
-// replicasOf asks a node about its replicas, as a control plane does.
-func (c *Cluster) replicasOf(node, addr string) ([]*cellpb.ReplicaStatus, error) {
+// dialNode connects to a node as a control plane does.
+func (c *Cluster) dialNode(node, addr string) (*grpc.ClientConn, error) {
 	pair := certs.PairIn(filepath.Join(c.options.DataDir, "certs"), "cp1")
 	identity, err := certs.LoadNode(pair.CertFile, pair.KeyFile, filepath.Join(c.options.DataDir, "ca", "ca.pem"))
 	if err != nil {
 		return nil, err
 	}
-	conn, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(credentials.NewTLS(identity.ClientTLS(proto.NodeID(node)))))
+	return grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(credentials.NewTLS(identity.ClientTLS(proto.NodeID(node)))))
+}
+
+// replicasOf asks a node about its replicas.
+func (c *Cluster) replicasOf(node, addr string) ([]*cellpb.ReplicaStatus, error) {
+	conn, err := c.dialNode(node, addr)
 	if err != nil {
 		return nil, err
 	}
@@ -74,8 +79,8 @@ func (c *Cluster) ReplicaHashes() []history.Hash {
 		}
 		applied := map[uint64]uint64{}
 		for _, n := range nodes.Nodes {
-			if n.Cell == "" {
-				continue
+			if n.Cell == "" || n.State != "alive" {
+				continue // one that is dead for good is not asked; all others are back by now
 			}
 			replicas, err := c.replicasOf(n.Node, n.Addr)
 			if err != nil {

@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -25,6 +24,7 @@ import (
 	"github.com/waggle-im/waggle/client"
 	"github.com/waggle-im/waggle/internal/certs"
 	"github.com/waggle-im/waggle/internal/devcluster"
+	"github.com/waggle-im/waggle/internal/testservers"
 	"github.com/waggle-im/waggle/proto"
 	clientpb "github.com/waggle-im/waggle/proto/client"
 	controlpb "github.com/waggle-im/waggle/proto/control"
@@ -54,24 +54,13 @@ type Cluster struct {
 	verbs controlpb.OperatorClient
 }
 
-// FreeAddr is a loopback address nobody uses just now.
-func FreeAddr(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 // Start runs a cluster until the test ends. Addresses and directory are
 // chosen where o leaves them empty. It returns when a message has gone round.
 func Start(t testing.TB, o devcluster.Options) *Cluster {
 	t.Helper()
 	for _, addr := range []*string{&o.Listen, &o.Plaintext, &o.Admin} {
 		if *addr == "" {
-			*addr = FreeAddr(t)
+			*addr = testservers.FreeAddr(t)
 		}
 	}
 	if o.DataDir == "" {

@@ -1016,6 +1016,20 @@ type RelayRequest struct {
 	//	*RelayRequest_ReadCards
 	//	*RelayRequest_Signals
 	//	*RelayRequest_CloseSessions
+	//	*RelayRequest_CreateFile
+	//	*RelayRequest_ReserveFile
+	//	*RelayRequest_CompleteFile
+	//	*RelayRequest_RemoveFile
+	//	*RelayRequest_PlaceFile
+	//	*RelayRequest_ReadFiles
+	//	*RelayRequest_SetAvatar
+	//	*RelayRequest_CreateLive
+	//	*RelayRequest_ReportLive
+	//	*RelayRequest_RemoveLive
+	//	*RelayRequest_ReadLive
+	//	*RelayRequest_ReadMembers
+	//	*RelayRequest_LiveTold
+	//	*RelayRequest_PostMessage
 	Body          isRelayRequest_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1205,6 +1219,132 @@ func (x *RelayRequest) GetCloseSessions() *CloseSessions {
 	return nil
 }
 
+func (x *RelayRequest) GetCreateFile() *CreateFile {
+	if x != nil {
+		if x, ok := x.Body.(*RelayRequest_CreateFile); ok {
+			return x.CreateFile
+		}
+	}
+	return nil
+}
+
+func (x *RelayRequest) GetReserveFile() *ReserveFile {
+	if x != nil {
+		if x, ok := x.Body.(*RelayRequest_ReserveFile); ok {
+			return x.ReserveFile
+		}
+	}
+	return nil
+}
+
+func (x *RelayRequest) GetCompleteFile() *CompleteFile {
+	if x != nil {
+		if x, ok := x.Body.(*RelayRequest_CompleteFile); ok {
+			return x.CompleteFile
+		}
+	}
+	return nil
+}
+
+func (x *RelayRequest) GetRemoveFile() *RemoveFile {
+	if x != nil {
+		if x, ok := x.Body.(*RelayRequest_RemoveFile); ok {
+			return x.RemoveFile
+		}
+	}
+	return nil
+}
+
+func (x *RelayRequest) GetPlaceFile() *PlaceFile {
+	if x != nil {
+		if x, ok := x.Body.(*RelayRequest_PlaceFile); ok {
+			return x.PlaceFile
+		}
+	}
+	return nil
+}
+
+func (x *RelayRequest) GetReadFiles() *ReadFiles {
+	if x != nil {
+		if x, ok := x.Body.(*RelayRequest_ReadFiles); ok {
+			return x.ReadFiles
+		}
+	}
+	return nil
+}
+
+func (x *RelayRequest) GetSetAvatar() *SetAvatar {
+	if x != nil {
+		if x, ok := x.Body.(*RelayRequest_SetAvatar); ok {
+			return x.SetAvatar
+		}
+	}
+	return nil
+}
+
+func (x *RelayRequest) GetCreateLive() *CreateLive {
+	if x != nil {
+		if x, ok := x.Body.(*RelayRequest_CreateLive); ok {
+			return x.CreateLive
+		}
+	}
+	return nil
+}
+
+func (x *RelayRequest) GetReportLive() *ReportLive {
+	if x != nil {
+		if x, ok := x.Body.(*RelayRequest_ReportLive); ok {
+			return x.ReportLive
+		}
+	}
+	return nil
+}
+
+func (x *RelayRequest) GetRemoveLive() *RemoveLive {
+	if x != nil {
+		if x, ok := x.Body.(*RelayRequest_RemoveLive); ok {
+			return x.RemoveLive
+		}
+	}
+	return nil
+}
+
+func (x *RelayRequest) GetReadLive() *ReadLive {
+	if x != nil {
+		if x, ok := x.Body.(*RelayRequest_ReadLive); ok {
+			return x.ReadLive
+		}
+	}
+	return nil
+}
+
+func (x *RelayRequest) GetReadMembers() *ReadMembers {
+	if x != nil {
+		if x, ok := x.Body.(*RelayRequest_ReadMembers); ok {
+			return x.ReadMembers
+		}
+	}
+	return nil
+}
+
+func (x *RelayRequest) GetLiveTold() *LiveTold {
+	if x != nil {
+		if x, ok := x.Body.(*RelayRequest_LiveTold); ok {
+			return x.LiveTold
+		}
+	}
+	return nil
+}
+
+func (x *RelayRequest) GetPostMessage() *PostMessage {
+	if x != nil {
+		if x, ok := x.Body.(*RelayRequest_PostMessage); ok {
+			return x.PostMessage
+		}
+	}
+	return nil
+}
+
 type isRelayRequest_Body interface {
 	isRelayRequest_Body()
 }
@@ -1265,6 +1405,62 @@ type RelayRequest_CloseSessions struct {
 	CloseSessions *CloseSessions `protobuf:"bytes,20,opt,name=close_sessions,json=closeSessions,proto3,oneof"`
 }
 
+type RelayRequest_CreateFile struct {
+	CreateFile *CreateFile `protobuf:"bytes,40,opt,name=create_file,json=createFile,proto3,oneof"`
+}
+
+type RelayRequest_ReserveFile struct {
+	ReserveFile *ReserveFile `protobuf:"bytes,41,opt,name=reserve_file,json=reserveFile,proto3,oneof"`
+}
+
+type RelayRequest_CompleteFile struct {
+	CompleteFile *CompleteFile `protobuf:"bytes,42,opt,name=complete_file,json=completeFile,proto3,oneof"`
+}
+
+type RelayRequest_RemoveFile struct {
+	RemoveFile *RemoveFile `protobuf:"bytes,43,opt,name=remove_file,json=removeFile,proto3,oneof"`
+}
+
+type RelayRequest_PlaceFile struct {
+	PlaceFile *PlaceFile `protobuf:"bytes,46,opt,name=place_file,json=placeFile,proto3,oneof"`
+}
+
+type RelayRequest_ReadFiles struct {
+	ReadFiles *ReadFiles `protobuf:"bytes,44,opt,name=read_files,json=readFiles,proto3,oneof"`
+}
+
+type RelayRequest_SetAvatar struct {
+	SetAvatar *SetAvatar `protobuf:"bytes,45,opt,name=set_avatar,json=setAvatar,proto3,oneof"`
+}
+
+type RelayRequest_CreateLive struct {
+	CreateLive *CreateLive `protobuf:"bytes,50,opt,name=create_live,json=createLive,proto3,oneof"`
+}
+
+type RelayRequest_ReportLive struct {
+	ReportLive *ReportLive `protobuf:"bytes,51,opt,name=report_live,json=reportLive,proto3,oneof"`
+}
+
+type RelayRequest_RemoveLive struct {
+	RemoveLive *RemoveLive `protobuf:"bytes,52,opt,name=remove_live,json=removeLive,proto3,oneof"`
+}
+
+type RelayRequest_ReadLive struct {
+	ReadLive *ReadLive `protobuf:"bytes,53,opt,name=read_live,json=readLive,proto3,oneof"`
+}
+
+type RelayRequest_ReadMembers struct {
+	ReadMembers *ReadMembers `protobuf:"bytes,54,opt,name=read_members,json=readMembers,proto3,oneof"`
+}
+
+type RelayRequest_LiveTold struct {
+	LiveTold *LiveTold `protobuf:"bytes,55,opt,name=live_told,json=liveTold,proto3,oneof"`
+}
+
+type RelayRequest_PostMessage struct {
+	PostMessage *PostMessage `protobuf:"bytes,56,opt,name=post_message,json=postMessage,proto3,oneof"`
+}
+
 func (*RelayRequest_Append) isRelayRequest_Body() {}
 
 func (*RelayRequest_ChannelRows) isRelayRequest_Body() {}
@@ -1292,6 +1488,34 @@ func (*RelayRequest_ReadCards) isRelayRequest_Body() {}
 func (*RelayRequest_Signals) isRelayRequest_Body() {}
 
 func (*RelayRequest_CloseSessions) isRelayRequest_Body() {}
+
+func (*RelayRequest_CreateFile) isRelayRequest_Body() {}
+
+func (*RelayRequest_ReserveFile) isRelayRequest_Body() {}
+
+func (*RelayRequest_CompleteFile) isRelayRequest_Body() {}
+
+func (*RelayRequest_RemoveFile) isRelayRequest_Body() {}
+
+func (*RelayRequest_PlaceFile) isRelayRequest_Body() {}
+
+func (*RelayRequest_ReadFiles) isRelayRequest_Body() {}
+
+func (*RelayRequest_SetAvatar) isRelayRequest_Body() {}
+
+func (*RelayRequest_CreateLive) isRelayRequest_Body() {}
+
+func (*RelayRequest_ReportLive) isRelayRequest_Body() {}
+
+func (*RelayRequest_RemoveLive) isRelayRequest_Body() {}
+
+func (*RelayRequest_ReadLive) isRelayRequest_Body() {}
+
+func (*RelayRequest_ReadMembers) isRelayRequest_Body() {}
+
+func (*RelayRequest_LiveTold) isRelayRequest_Body() {}
+
+func (*RelayRequest_PostMessage) isRelayRequest_Body() {}
 
 // CloseSessions closes the connections of a user; they may come back.
 type CloseSessions struct {
@@ -1400,6 +1624,9 @@ type RelayReply struct {
 	//	*RelayReply_Events
 	//	*RelayReply_User
 	//	*RelayReply_Cards
+	//	*RelayReply_Files
+	//	*RelayReply_Live
+	//	*RelayReply_Members
 	Body          isRelayReply_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1494,6 +1721,33 @@ func (x *RelayReply) GetCards() *Cards {
 	return nil
 }
 
+func (x *RelayReply) GetFiles() *Files {
+	if x != nil {
+		if x, ok := x.Body.(*RelayReply_Files); ok {
+			return x.Files
+		}
+	}
+	return nil
+}
+
+func (x *RelayReply) GetLive() *LiveRow {
+	if x != nil {
+		if x, ok := x.Body.(*RelayReply_Live); ok {
+			return x.Live
+		}
+	}
+	return nil
+}
+
+func (x *RelayReply) GetMembers() *Members {
+	if x != nil {
+		if x, ok := x.Body.(*RelayReply_Members); ok {
+			return x.Members
+		}
+	}
+	return nil
+}
+
 type isRelayReply_Body interface {
 	isRelayReply_Body()
 }
@@ -1518,6 +1772,18 @@ type RelayReply_Cards struct {
 	Cards *Cards `protobuf:"bytes,6,opt,name=cards,proto3,oneof"`
 }
 
+type RelayReply_Files struct {
+	Files *Files `protobuf:"bytes,40,opt,name=files,proto3,oneof"`
+}
+
+type RelayReply_Live struct {
+	Live *LiveRow `protobuf:"bytes,50,opt,name=live,proto3,oneof"`
+}
+
+type RelayReply_Members struct {
+	Members *Members `protobuf:"bytes,51,opt,name=members,proto3,oneof"`
+}
+
 func (*RelayReply_Refused) isRelayReply_Body() {}
 
 func (*RelayReply_Result) isRelayReply_Body() {}
@@ -1527,6 +1793,12 @@ func (*RelayReply_Events) isRelayReply_Body() {}
 func (*RelayReply_User) isRelayReply_Body() {}
 
 func (*RelayReply_Cards) isRelayReply_Body() {}
+
+func (*RelayReply_Files) isRelayReply_Body() {}
+
+func (*RelayReply_Live) isRelayReply_Body() {}
+
+func (*RelayReply_Members) isRelayReply_Body() {}
 
 // ReadEvents asks for rows of threads owned by the destination range.
 type ReadEvents struct {
@@ -1922,6 +2194,7 @@ type Signal struct {
 	//	*Signal_Presence
 	//	*Signal_Typing
 	//	*Signal_Probe
+	//	*Signal_LiveViewers
 	Body          isSignal_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2005,6 +2278,15 @@ func (x *Signal) GetProbe() *PresenceProbe {
 	return nil
 }
 
+func (x *Signal) GetLiveViewers() *client.LiveViewers {
+	if x != nil {
+		if x, ok := x.Body.(*Signal_LiveViewers); ok {
+			return x.LiveViewers
+		}
+	}
+	return nil
+}
+
 type isSignal_Body interface {
 	isSignal_Body()
 }
@@ -2021,11 +2303,17 @@ type Signal_Probe struct {
 	Probe *PresenceProbe `protobuf:"bytes,5,opt,name=probe,proto3,oneof"` // asks for the presence of to
 }
 
+type Signal_LiveViewers struct {
+	LiveViewers *client.LiveViewers `protobuf:"bytes,50,opt,name=live_viewers,json=liveViewers,proto3,oneof"`
+}
+
 func (*Signal_Presence) isSignal_Body() {}
 
 func (*Signal_Typing) isSignal_Body() {}
 
 func (*Signal_Probe) isSignal_Body() {}
+
+func (*Signal_LiveViewers) isSignal_Body() {}
 
 type PresenceProbe struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2063,6 +2351,290 @@ func (*PresenceProbe) Descriptor() ([]byte, []int) {
 	return file_proto_cell_cell_proto_rawDescGZIP(), []int{24}
 }
 
+// ReadLive asks for one livestream of a user of the destination range.
+type ReadLive struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"`
+	Number        uint64                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadLive) Reset() {
+	*x = ReadLive{}
+	mi := &file_proto_cell_cell_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadLive) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadLive) ProtoMessage() {}
+
+func (x *ReadLive) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_cell_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadLive.ProtoReflect.Descriptor instead.
+func (*ReadLive) Descriptor() ([]byte, []int) {
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ReadLive) GetUser() uint64 {
+	if x != nil {
+		return x.User
+	}
+	return 0
+}
+
+func (x *ReadLive) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+// ReadMembers asks the range that owns a thread who takes part in it with user
+// now. It is refused if user does not: not a member, blocked, or a friend no
+// more.
+type ReadMembers struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Thread        string                 `protobuf:"bytes,1,opt,name=thread,proto3" json:"thread,omitempty"`
+	User          uint64                 `protobuf:"varint,2,opt,name=user,proto3" json:"user,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadMembers) Reset() {
+	*x = ReadMembers{}
+	mi := &file_proto_cell_cell_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadMembers) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadMembers) ProtoMessage() {}
+
+func (x *ReadMembers) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_cell_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadMembers.ProtoReflect.Descriptor instead.
+func (*ReadMembers) Descriptor() ([]byte, []int) {
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ReadMembers) GetThread() string {
+	if x != nil {
+		return x.Thread
+	}
+	return ""
+}
+
+func (x *ReadMembers) GetUser() uint64 {
+	if x != nil {
+		return x.User
+	}
+	return 0
+}
+
+type Members struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Users         []uint64               `protobuf:"varint,1,rep,packed,name=users,proto3" json:"users,omitempty"` // user too
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Members) Reset() {
+	*x = Members{}
+	mi := &file_proto_cell_cell_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Members) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Members) ProtoMessage() {}
+
+func (x *Members) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_cell_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Members.ProtoReflect.Descriptor instead.
+func (*Members) Descriptor() ([]byte, []int) {
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *Members) GetUsers() []uint64 {
+	if x != nil {
+		return x.Users
+	}
+	return nil
+}
+
+// LiveTold has the host of a thread's owner tell its members how many watch.
+type LiveTold struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	From          uint64                 `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"` // the livestream's owner
+	Viewers       *client.LiveViewers    `protobuf:"bytes,2,opt,name=viewers,proto3" json:"viewers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LiveTold) Reset() {
+	*x = LiveTold{}
+	mi := &file_proto_cell_cell_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LiveTold) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LiveTold) ProtoMessage() {}
+
+func (x *LiveTold) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_cell_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LiveTold.ProtoReflect.Descriptor instead.
+func (*LiveTold) Descriptor() ([]byte, []int) {
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *LiveTold) GetFrom() uint64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *LiveTold) GetViewers() *client.LiveViewers {
+	if x != nil {
+		return x.Viewers
+	}
+	return nil
+}
+
+// PostMessage has the host of a user's range send a message for him, with all
+// that a message of his own client goes through.
+type PostMessage struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	User        uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"`
+	Thread      string                 `protobuf:"bytes,2,opt,name=thread,proto3" json:"thread,omitempty"`
+	ClientMsgId []byte                 `protobuf:"bytes,3,opt,name=client_msg_id,json=clientMsgId,proto3" json:"client_msg_id,omitempty"`
+	// Exactly one of:
+	Live          *client.LiveMessage `protobuf:"bytes,4,opt,name=live,proto3" json:"live,omitempty"`
+	File          *client.FileMessage `protobuf:"bytes,5,opt,name=file,proto3" json:"file,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PostMessage) Reset() {
+	*x = PostMessage{}
+	mi := &file_proto_cell_cell_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PostMessage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PostMessage) ProtoMessage() {}
+
+func (x *PostMessage) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_cell_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PostMessage.ProtoReflect.Descriptor instead.
+func (*PostMessage) Descriptor() ([]byte, []int) {
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *PostMessage) GetUser() uint64 {
+	if x != nil {
+		return x.User
+	}
+	return 0
+}
+
+func (x *PostMessage) GetThread() string {
+	if x != nil {
+		return x.Thread
+	}
+	return ""
+}
+
+func (x *PostMessage) GetClientMsgId() []byte {
+	if x != nil {
+		return x.ClientMsgId
+	}
+	return nil
+}
+
+func (x *PostMessage) GetLive() *client.LiveMessage {
+	if x != nil {
+		return x.Live
+	}
+	return nil
+}
+
+func (x *PostMessage) GetFile() *client.FileMessage {
+	if x != nil {
+		return x.File
+	}
+	return nil
+}
+
 type ReadUser struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	User          uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"`
@@ -2072,7 +2644,7 @@ type ReadUser struct {
 
 func (x *ReadUser) Reset() {
 	*x = ReadUser{}
-	mi := &file_proto_cell_cell_proto_msgTypes[25]
+	mi := &file_proto_cell_cell_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2084,7 +2656,7 @@ func (x *ReadUser) String() string {
 func (*ReadUser) ProtoMessage() {}
 
 func (x *ReadUser) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[25]
+	mi := &file_proto_cell_cell_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2097,7 +2669,7 @@ func (x *ReadUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadUser.ProtoReflect.Descriptor instead.
 func (*ReadUser) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{25}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ReadUser) GetUser() uint64 {
@@ -2120,7 +2692,7 @@ type UserInfo struct {
 
 func (x *UserInfo) Reset() {
 	*x = UserInfo{}
-	mi := &file_proto_cell_cell_proto_msgTypes[26]
+	mi := &file_proto_cell_cell_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2132,7 +2704,7 @@ func (x *UserInfo) String() string {
 func (*UserInfo) ProtoMessage() {}
 
 func (x *UserInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[26]
+	mi := &file_proto_cell_cell_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2145,7 +2717,7 @@ func (x *UserInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserInfo.ProtoReflect.Descriptor instead.
 func (*UserInfo) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{26}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *UserInfo) GetUser() uint64 {
@@ -2193,7 +2765,7 @@ type DeviceInfo struct {
 
 func (x *DeviceInfo) Reset() {
 	*x = DeviceInfo{}
-	mi := &file_proto_cell_cell_proto_msgTypes[27]
+	mi := &file_proto_cell_cell_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2205,7 +2777,7 @@ func (x *DeviceInfo) String() string {
 func (*DeviceInfo) ProtoMessage() {}
 
 func (x *DeviceInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[27]
+	mi := &file_proto_cell_cell_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2218,7 +2790,7 @@ func (x *DeviceInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceInfo.ProtoReflect.Descriptor instead.
 func (*DeviceInfo) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{27}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *DeviceInfo) GetDevice() string {
@@ -2246,7 +2818,7 @@ type Grant struct {
 
 func (x *Grant) Reset() {
 	*x = Grant{}
-	mi := &file_proto_cell_cell_proto_msgTypes[28]
+	mi := &file_proto_cell_cell_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2258,7 +2830,7 @@ func (x *Grant) String() string {
 func (*Grant) ProtoMessage() {}
 
 func (x *Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[28]
+	mi := &file_proto_cell_cell_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2271,7 +2843,7 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{28}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Grant) GetTerm() uint64 {
@@ -2298,7 +2870,7 @@ type LeadBatch struct {
 
 func (x *LeadBatch) Reset() {
 	*x = LeadBatch{}
-	mi := &file_proto_cell_cell_proto_msgTypes[29]
+	mi := &file_proto_cell_cell_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2310,7 +2882,7 @@ func (x *LeadBatch) String() string {
 func (*LeadBatch) ProtoMessage() {}
 
 func (x *LeadBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[29]
+	mi := &file_proto_cell_cell_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2323,7 +2895,7 @@ func (x *LeadBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeadBatch.ProtoReflect.Descriptor instead.
 func (*LeadBatch) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{29}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *LeadBatch) GetFrom() string {
@@ -2357,7 +2929,7 @@ type LeadRequest struct {
 
 func (x *LeadRequest) Reset() {
 	*x = LeadRequest{}
-	mi := &file_proto_cell_cell_proto_msgTypes[30]
+	mi := &file_proto_cell_cell_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2369,7 +2941,7 @@ func (x *LeadRequest) String() string {
 func (*LeadRequest) ProtoMessage() {}
 
 func (x *LeadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[30]
+	mi := &file_proto_cell_cell_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2382,7 +2954,7 @@ func (x *LeadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeadRequest.ProtoReflect.Descriptor instead.
 func (*LeadRequest) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{30}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *LeadRequest) GetId() uint64 {
@@ -2469,6 +3041,9 @@ type LeadRead struct {
 	//	*LeadRead_ThreadRow
 	//	*LeadRead_Contacts
 	//	*LeadRead_Cards
+	//	*LeadRead_Files
+	//	*LeadRead_Live
+	//	*LeadRead_Members
 	Body          isLeadRead_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2476,7 +3051,7 @@ type LeadRead struct {
 
 func (x *LeadRead) Reset() {
 	*x = LeadRead{}
-	mi := &file_proto_cell_cell_proto_msgTypes[31]
+	mi := &file_proto_cell_cell_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2488,7 +3063,7 @@ func (x *LeadRead) String() string {
 func (*LeadRead) ProtoMessage() {}
 
 func (x *LeadRead) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[31]
+	mi := &file_proto_cell_cell_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2501,7 +3076,7 @@ func (x *LeadRead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeadRead.ProtoReflect.Descriptor instead.
 func (*LeadRead) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{31}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *LeadRead) GetBody() isLeadRead_Body {
@@ -2601,6 +3176,33 @@ func (x *LeadRead) GetCards() *ReadCards {
 	return nil
 }
 
+func (x *LeadRead) GetFiles() *ReadFiles {
+	if x != nil {
+		if x, ok := x.Body.(*LeadRead_Files); ok {
+			return x.Files
+		}
+	}
+	return nil
+}
+
+func (x *LeadRead) GetLive() *ReadLive {
+	if x != nil {
+		if x, ok := x.Body.(*LeadRead_Live); ok {
+			return x.Live
+		}
+	}
+	return nil
+}
+
+func (x *LeadRead) GetMembers() *ReadMembers {
+	if x != nil {
+		if x, ok := x.Body.(*LeadRead_Members); ok {
+			return x.Members
+		}
+	}
+	return nil
+}
+
 type isLeadRead_Body interface {
 	isLeadRead_Body()
 }
@@ -2645,6 +3247,18 @@ type LeadRead_Cards struct {
 	Cards *ReadCards `protobuf:"bytes,10,opt,name=cards,proto3,oneof"`
 }
 
+type LeadRead_Files struct {
+	Files *ReadFiles `protobuf:"bytes,40,opt,name=files,proto3,oneof"`
+}
+
+type LeadRead_Live struct {
+	Live *ReadLive `protobuf:"bytes,50,opt,name=live,proto3,oneof"`
+}
+
+type LeadRead_Members struct {
+	Members *ReadMembers `protobuf:"bytes,51,opt,name=members,proto3,oneof"`
+}
+
 func (*LeadRead_Updates) isLeadRead_Body() {}
 
 func (*LeadRead_Events) isLeadRead_Body() {}
@@ -2665,6 +3279,12 @@ func (*LeadRead_Contacts) isLeadRead_Body() {}
 
 func (*LeadRead_Cards) isLeadRead_Body() {}
 
+func (*LeadRead_Files) isLeadRead_Body() {}
+
+func (*LeadRead_Live) isLeadRead_Body() {}
+
+func (*LeadRead_Members) isLeadRead_Body() {}
+
 // ReadContacts pages through a user's contacts by id.
 type ReadContacts struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -2680,7 +3300,7 @@ type ReadContacts struct {
 
 func (x *ReadContacts) Reset() {
 	*x = ReadContacts{}
-	mi := &file_proto_cell_cell_proto_msgTypes[32]
+	mi := &file_proto_cell_cell_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2692,7 +3312,7 @@ func (x *ReadContacts) String() string {
 func (*ReadContacts) ProtoMessage() {}
 
 func (x *ReadContacts) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[32]
+	mi := &file_proto_cell_cell_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2705,7 +3325,7 @@ func (x *ReadContacts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadContacts.ProtoReflect.Descriptor instead.
 func (*ReadContacts) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{32}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ReadContacts) GetUser() uint64 {
@@ -2754,7 +3374,7 @@ type ReadThreadRow struct {
 
 func (x *ReadThreadRow) Reset() {
 	*x = ReadThreadRow{}
-	mi := &file_proto_cell_cell_proto_msgTypes[33]
+	mi := &file_proto_cell_cell_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2766,7 +3386,7 @@ func (x *ReadThreadRow) String() string {
 func (*ReadThreadRow) ProtoMessage() {}
 
 func (x *ReadThreadRow) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[33]
+	mi := &file_proto_cell_cell_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2779,7 +3399,7 @@ func (x *ReadThreadRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadThreadRow.ProtoReflect.Descriptor instead.
 func (*ReadThreadRow) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{33}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ReadThreadRow) GetUser() uint64 {
@@ -2805,7 +3425,7 @@ type LeadReplyBatch struct {
 
 func (x *LeadReplyBatch) Reset() {
 	*x = LeadReplyBatch{}
-	mi := &file_proto_cell_cell_proto_msgTypes[34]
+	mi := &file_proto_cell_cell_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2817,7 +3437,7 @@ func (x *LeadReplyBatch) String() string {
 func (*LeadReplyBatch) ProtoMessage() {}
 
 func (x *LeadReplyBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[34]
+	mi := &file_proto_cell_cell_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2830,7 +3450,7 @@ func (x *LeadReplyBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeadReplyBatch.ProtoReflect.Descriptor instead.
 func (*LeadReplyBatch) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{34}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *LeadReplyBatch) GetReplies() []*LeadReply {
@@ -2858,7 +3478,7 @@ type LeadReply struct {
 
 func (x *LeadReply) Reset() {
 	*x = LeadReply{}
-	mi := &file_proto_cell_cell_proto_msgTypes[35]
+	mi := &file_proto_cell_cell_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2870,7 +3490,7 @@ func (x *LeadReply) String() string {
 func (*LeadReply) ProtoMessage() {}
 
 func (x *LeadReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[35]
+	mi := &file_proto_cell_cell_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2883,7 +3503,7 @@ func (x *LeadReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeadReply.ProtoReflect.Descriptor instead.
 func (*LeadReply) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{35}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *LeadReply) GetId() uint64 {
@@ -2998,7 +3618,7 @@ type Granted struct {
 
 func (x *Granted) Reset() {
 	*x = Granted{}
-	mi := &file_proto_cell_cell_proto_msgTypes[36]
+	mi := &file_proto_cell_cell_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3010,7 +3630,7 @@ func (x *Granted) String() string {
 func (*Granted) ProtoMessage() {}
 
 func (x *Granted) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[36]
+	mi := &file_proto_cell_cell_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3023,7 +3643,7 @@ func (x *Granted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Granted.ProtoReflect.Descriptor instead.
 func (*Granted) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{36}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Granted) GetRange() uint64 {
@@ -3064,7 +3684,7 @@ type Revoked struct {
 
 func (x *Revoked) Reset() {
 	*x = Revoked{}
-	mi := &file_proto_cell_cell_proto_msgTypes[37]
+	mi := &file_proto_cell_cell_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3076,7 +3696,7 @@ func (x *Revoked) String() string {
 func (*Revoked) ProtoMessage() {}
 
 func (x *Revoked) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[37]
+	mi := &file_proto_cell_cell_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3089,7 +3709,7 @@ func (x *Revoked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revoked.ProtoReflect.Descriptor instead.
 func (*Revoked) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{37}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Revoked) GetRange() uint64 {
@@ -3118,7 +3738,7 @@ type Applied struct {
 
 func (x *Applied) Reset() {
 	*x = Applied{}
-	mi := &file_proto_cell_cell_proto_msgTypes[38]
+	mi := &file_proto_cell_cell_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3130,7 +3750,7 @@ func (x *Applied) String() string {
 func (*Applied) ProtoMessage() {}
 
 func (x *Applied) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[38]
+	mi := &file_proto_cell_cell_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3143,7 +3763,7 @@ func (x *Applied) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Applied.ProtoReflect.Descriptor instead.
 func (*Applied) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{38}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Applied) GetResults() []*Result {
@@ -3181,7 +3801,7 @@ type LoggedUpdate struct {
 
 func (x *LoggedUpdate) Reset() {
 	*x = LoggedUpdate{}
-	mi := &file_proto_cell_cell_proto_msgTypes[39]
+	mi := &file_proto_cell_cell_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3193,7 +3813,7 @@ func (x *LoggedUpdate) String() string {
 func (*LoggedUpdate) ProtoMessage() {}
 
 func (x *LoggedUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[39]
+	mi := &file_proto_cell_cell_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3206,7 +3826,7 @@ func (x *LoggedUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoggedUpdate.ProtoReflect.Descriptor instead.
 func (*LoggedUpdate) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{39}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *LoggedUpdate) GetUser() uint64 {
@@ -3250,7 +3870,7 @@ type ReadUpdates struct {
 
 func (x *ReadUpdates) Reset() {
 	*x = ReadUpdates{}
-	mi := &file_proto_cell_cell_proto_msgTypes[40]
+	mi := &file_proto_cell_cell_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3262,7 +3882,7 @@ func (x *ReadUpdates) String() string {
 func (*ReadUpdates) ProtoMessage() {}
 
 func (x *ReadUpdates) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[40]
+	mi := &file_proto_cell_cell_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3275,7 +3895,7 @@ func (x *ReadUpdates) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadUpdates.ProtoReflect.Descriptor instead.
 func (*ReadUpdates) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{40}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ReadUpdates) GetUser() uint64 {
@@ -3324,7 +3944,7 @@ type ReadThreads struct {
 
 func (x *ReadThreads) Reset() {
 	*x = ReadThreads{}
-	mi := &file_proto_cell_cell_proto_msgTypes[41]
+	mi := &file_proto_cell_cell_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3336,7 +3956,7 @@ func (x *ReadThreads) String() string {
 func (*ReadThreads) ProtoMessage() {}
 
 func (x *ReadThreads) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[41]
+	mi := &file_proto_cell_cell_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3349,7 +3969,7 @@ func (x *ReadThreads) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadThreads.ProtoReflect.Descriptor instead.
 func (*ReadThreads) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{41}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ReadThreads) GetUser() uint64 {
@@ -3384,7 +4004,7 @@ type ReadChannel struct {
 
 func (x *ReadChannel) Reset() {
 	*x = ReadChannel{}
-	mi := &file_proto_cell_cell_proto_msgTypes[42]
+	mi := &file_proto_cell_cell_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3396,7 +4016,7 @@ func (x *ReadChannel) String() string {
 func (*ReadChannel) ProtoMessage() {}
 
 func (x *ReadChannel) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[42]
+	mi := &file_proto_cell_cell_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3409,7 +4029,7 @@ func (x *ReadChannel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadChannel.ProtoReflect.Descriptor instead.
 func (*ReadChannel) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{42}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ReadChannel) GetDest() uint64 {
@@ -3441,7 +4061,7 @@ type ReadChannelHeads struct {
 
 func (x *ReadChannelHeads) Reset() {
 	*x = ReadChannelHeads{}
-	mi := &file_proto_cell_cell_proto_msgTypes[43]
+	mi := &file_proto_cell_cell_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3453,7 +4073,7 @@ func (x *ReadChannelHeads) String() string {
 func (*ReadChannelHeads) ProtoMessage() {}
 
 func (x *ReadChannelHeads) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[43]
+	mi := &file_proto_cell_cell_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3466,7 +4086,7 @@ func (x *ReadChannelHeads) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadChannelHeads.ProtoReflect.Descriptor instead.
 func (*ReadChannelHeads) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{43}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{48}
 }
 
 type ReadResult struct {
@@ -3485,13 +4105,16 @@ type ReadResult struct {
 	More          bool                   `protobuf:"varint,12,opt,name=more,proto3" json:"more,omitempty"`
 	Cards         *Cards                 `protobuf:"bytes,13,opt,name=cards,proto3" json:"cards,omitempty"`
 	ContactCount  uint64                 `protobuf:"varint,20,opt,name=contact_count,json=contactCount,proto3" json:"contact_count,omitempty"` // contacts: how many rows the user has in all
+	Files         *Files                 `protobuf:"bytes,40,opt,name=files,proto3" json:"files,omitempty"`
+	Live          *LiveRow               `protobuf:"bytes,50,opt,name=live,proto3" json:"live,omitempty"`
+	Members       *Members               `protobuf:"bytes,51,opt,name=members,proto3" json:"members,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReadResult) Reset() {
 	*x = ReadResult{}
-	mi := &file_proto_cell_cell_proto_msgTypes[44]
+	mi := &file_proto_cell_cell_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3503,7 +4126,7 @@ func (x *ReadResult) String() string {
 func (*ReadResult) ProtoMessage() {}
 
 func (x *ReadResult) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[44]
+	mi := &file_proto_cell_cell_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3516,7 +4139,7 @@ func (x *ReadResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadResult.ProtoReflect.Descriptor instead.
 func (*ReadResult) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{44}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ReadResult) GetUpdates() []*LoggedUpdate {
@@ -3617,6 +4240,165 @@ func (x *ReadResult) GetContactCount() uint64 {
 	return 0
 }
 
+func (x *ReadResult) GetFiles() *Files {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+func (x *ReadResult) GetLive() *LiveRow {
+	if x != nil {
+		return x.Live
+	}
+	return nil
+}
+
+func (x *ReadResult) GetMembers() *Members {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+// ReadFiles reads one of a user's files, or pages through all of them, the
+// newest first.
+type ReadFiles struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"`
+	Number        uint64                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"` // just this one
+	Before        uint64                 `protobuf:"varint,3,opt,name=before,proto3" json:"before,omitempty"` // else those below this number; 0: from the newest
+	Limit         uint32                 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadFiles) Reset() {
+	*x = ReadFiles{}
+	mi := &file_proto_cell_cell_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadFiles) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadFiles) ProtoMessage() {}
+
+func (x *ReadFiles) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_cell_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadFiles.ProtoReflect.Descriptor instead.
+func (*ReadFiles) Descriptor() ([]byte, []int) {
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *ReadFiles) GetUser() uint64 {
+	if x != nil {
+		return x.User
+	}
+	return 0
+}
+
+func (x *ReadFiles) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *ReadFiles) GetBefore() uint64 {
+	if x != nil {
+		return x.Before
+	}
+	return 0
+}
+
+func (x *ReadFiles) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type Files struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Files         []*FileRow             `protobuf:"bytes,1,rep,name=files,proto3" json:"files,omitempty"`
+	Usage         *FileUsage             `protobuf:"bytes,2,opt,name=usage,proto3" json:"usage,omitempty"`
+	More          bool                   `protobuf:"varint,3,opt,name=more,proto3" json:"more,omitempty"`
+	Sent          []*EventRef            `protobuf:"bytes,4,rep,name=sent,proto3" json:"sent,omitempty"` // of just one: the messages that carry it, the first 200
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Files) Reset() {
+	*x = Files{}
+	mi := &file_proto_cell_cell_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Files) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Files) ProtoMessage() {}
+
+func (x *Files) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_cell_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Files.ProtoReflect.Descriptor instead.
+func (*Files) Descriptor() ([]byte, []int) {
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *Files) GetFiles() []*FileRow {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+func (x *Files) GetUsage() *FileUsage {
+	if x != nil {
+		return x.Usage
+	}
+	return nil
+}
+
+func (x *Files) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+func (x *Files) GetSent() []*EventRef {
+	if x != nil {
+		return x.Sent
+	}
+	return nil
+}
+
 type JoinedThreadRow struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Thread        string                 `protobuf:"bytes,1,opt,name=thread,proto3" json:"thread,omitempty"`
@@ -3628,7 +4410,7 @@ type JoinedThreadRow struct {
 
 func (x *JoinedThreadRow) Reset() {
 	*x = JoinedThreadRow{}
-	mi := &file_proto_cell_cell_proto_msgTypes[45]
+	mi := &file_proto_cell_cell_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3640,7 +4422,7 @@ func (x *JoinedThreadRow) String() string {
 func (*JoinedThreadRow) ProtoMessage() {}
 
 func (x *JoinedThreadRow) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[45]
+	mi := &file_proto_cell_cell_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3653,7 +4435,7 @@ func (x *JoinedThreadRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinedThreadRow.ProtoReflect.Descriptor instead.
 func (*JoinedThreadRow) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{45}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *JoinedThreadRow) GetThread() string {
@@ -3688,7 +4470,7 @@ type ChannelHead struct {
 
 func (x *ChannelHead) Reset() {
 	*x = ChannelHead{}
-	mi := &file_proto_cell_cell_proto_msgTypes[46]
+	mi := &file_proto_cell_cell_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3700,7 +4482,7 @@ func (x *ChannelHead) String() string {
 func (*ChannelHead) ProtoMessage() {}
 
 func (x *ChannelHead) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[46]
+	mi := &file_proto_cell_cell_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3713,7 +4495,7 @@ func (x *ChannelHead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChannelHead.ProtoReflect.Descriptor instead.
 func (*ChannelHead) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{46}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ChannelHead) GetDest() uint64 {
@@ -3744,14 +4526,18 @@ type RaftBatch struct {
 	// Sent every 100 ms: stands for the heartbeats of all quiet groups.
 	Alive bool `protobuf:"varint,3,opt,name=alive,proto3" json:"alive,omitempty"`
 	// Quiet groups led by the sender: their followers may rest too.
-	Quiet         []*QuietGroup `protobuf:"bytes,4,rep,name=quiet,proto3" json:"quiet,omitempty"`
+	Quiet []*QuietGroup `protobuf:"bytes,4,rep,name=quiet,proto3" json:"quiet,omitempty"`
+	// Replicas of the sender that have applied a joint configuration in which
+	// they are incoming: the leader may be one of them now.
+	Joint         []*JointNote `protobuf:"bytes,5,rep,name=joint,proto3" json:"joint,omitempty"`
+	Rules         uint32       `protobuf:"varint,50,opt,name=rules,proto3" json:"rules,omitempty"` // with alive: the newest rules the sender applies by
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RaftBatch) Reset() {
 	*x = RaftBatch{}
-	mi := &file_proto_cell_cell_proto_msgTypes[47]
+	mi := &file_proto_cell_cell_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3763,7 +4549,7 @@ func (x *RaftBatch) String() string {
 func (*RaftBatch) ProtoMessage() {}
 
 func (x *RaftBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[47]
+	mi := &file_proto_cell_cell_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3776,7 +4562,7 @@ func (x *RaftBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftBatch.ProtoReflect.Descriptor instead.
 func (*RaftBatch) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{47}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *RaftBatch) GetFrom() string {
@@ -3807,6 +4593,88 @@ func (x *RaftBatch) GetQuiet() []*QuietGroup {
 	return nil
 }
 
+func (x *RaftBatch) GetJoint() []*JointNote {
+	if x != nil {
+		return x.Joint
+	}
+	return nil
+}
+
+func (x *RaftBatch) GetRules() uint32 {
+	if x != nil {
+		return x.Rules
+	}
+	return 0
+}
+
+type JointNote struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Range         uint64                 `protobuf:"varint,1,opt,name=range,proto3" json:"range,omitempty"`
+	Version       uint64                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"` // of the descriptor
+	FromReplica   uint64                 `protobuf:"varint,3,opt,name=from_replica,json=fromReplica,proto3" json:"from_replica,omitempty"`
+	ToReplica     uint64                 `protobuf:"varint,4,opt,name=to_replica,json=toReplica,proto3" json:"to_replica,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JointNote) Reset() {
+	*x = JointNote{}
+	mi := &file_proto_cell_cell_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JointNote) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JointNote) ProtoMessage() {}
+
+func (x *JointNote) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_cell_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JointNote.ProtoReflect.Descriptor instead.
+func (*JointNote) Descriptor() ([]byte, []int) {
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *JointNote) GetRange() uint64 {
+	if x != nil {
+		return x.Range
+	}
+	return 0
+}
+
+func (x *JointNote) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *JointNote) GetFromReplica() uint64 {
+	if x != nil {
+		return x.FromReplica
+	}
+	return 0
+}
+
+func (x *JointNote) GetToReplica() uint64 {
+	if x != nil {
+		return x.ToReplica
+	}
+	return 0
+}
+
 type RaftMessage struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Range         uint64                 `protobuf:"varint,1,opt,name=range,proto3" json:"range,omitempty"`
@@ -3820,7 +4688,7 @@ type RaftMessage struct {
 
 func (x *RaftMessage) Reset() {
 	*x = RaftMessage{}
-	mi := &file_proto_cell_cell_proto_msgTypes[48]
+	mi := &file_proto_cell_cell_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3832,7 +4700,7 @@ func (x *RaftMessage) String() string {
 func (*RaftMessage) ProtoMessage() {}
 
 func (x *RaftMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[48]
+	mi := &file_proto_cell_cell_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3845,7 +4713,7 @@ func (x *RaftMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftMessage.ProtoReflect.Descriptor instead.
 func (*RaftMessage) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{48}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *RaftMessage) GetRange() uint64 {
@@ -3895,7 +4763,7 @@ type QuietGroup struct {
 
 func (x *QuietGroup) Reset() {
 	*x = QuietGroup{}
-	mi := &file_proto_cell_cell_proto_msgTypes[49]
+	mi := &file_proto_cell_cell_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3907,7 +4775,7 @@ func (x *QuietGroup) String() string {
 func (*QuietGroup) ProtoMessage() {}
 
 func (x *QuietGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[49]
+	mi := &file_proto_cell_cell_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3920,7 +4788,7 @@ func (x *QuietGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuietGroup.ProtoReflect.Descriptor instead.
 func (*QuietGroup) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{49}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *QuietGroup) GetRange() uint64 {
@@ -3959,7 +4827,7 @@ type RaftAck struct {
 
 func (x *RaftAck) Reset() {
 	*x = RaftAck{}
-	mi := &file_proto_cell_cell_proto_msgTypes[50]
+	mi := &file_proto_cell_cell_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3971,7 +4839,7 @@ func (x *RaftAck) String() string {
 func (*RaftAck) ProtoMessage() {}
 
 func (x *RaftAck) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[50]
+	mi := &file_proto_cell_cell_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3984,7 +4852,7 @@ func (x *RaftAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftAck.ProtoReflect.Descriptor instead.
 func (*RaftAck) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{50}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{58}
 }
 
 type SnapshotChunk struct {
@@ -3999,7 +4867,7 @@ type SnapshotChunk struct {
 
 func (x *SnapshotChunk) Reset() {
 	*x = SnapshotChunk{}
-	mi := &file_proto_cell_cell_proto_msgTypes[51]
+	mi := &file_proto_cell_cell_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4011,7 +4879,7 @@ func (x *SnapshotChunk) String() string {
 func (*SnapshotChunk) ProtoMessage() {}
 
 func (x *SnapshotChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[51]
+	mi := &file_proto_cell_cell_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4024,7 +4892,7 @@ func (x *SnapshotChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotChunk.ProtoReflect.Descriptor instead.
 func (*SnapshotChunk) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{51}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *SnapshotChunk) GetHeader() *SnapshotHeader {
@@ -4069,7 +4937,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_proto_cell_cell_proto_msgTypes[52]
+	mi := &file_proto_cell_cell_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4081,7 +4949,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[52]
+	mi := &file_proto_cell_cell_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4094,7 +4962,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{52}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *SnapshotHeader) GetFrom() string {
@@ -4149,7 +5017,7 @@ type KeyValue struct {
 
 func (x *KeyValue) Reset() {
 	*x = KeyValue{}
-	mi := &file_proto_cell_cell_proto_msgTypes[53]
+	mi := &file_proto_cell_cell_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4161,7 +5029,7 @@ func (x *KeyValue) String() string {
 func (*KeyValue) ProtoMessage() {}
 
 func (x *KeyValue) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[53]
+	mi := &file_proto_cell_cell_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4174,7 +5042,7 @@ func (x *KeyValue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyValue.ProtoReflect.Descriptor instead.
 func (*KeyValue) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{53}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *KeyValue) GetKey() []byte {
@@ -4201,7 +5069,7 @@ type SnapshotAck struct {
 
 func (x *SnapshotAck) Reset() {
 	*x = SnapshotAck{}
-	mi := &file_proto_cell_cell_proto_msgTypes[54]
+	mi := &file_proto_cell_cell_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4213,7 +5081,7 @@ func (x *SnapshotAck) String() string {
 func (*SnapshotAck) ProtoMessage() {}
 
 func (x *SnapshotAck) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[54]
+	mi := &file_proto_cell_cell_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4226,7 +5094,7 @@ func (x *SnapshotAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotAck.ProtoReflect.Descriptor instead.
 func (*SnapshotAck) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{54}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *SnapshotAck) GetDone() bool {
@@ -4244,17 +5112,24 @@ func (x *SnapshotAck) GetError() string {
 }
 
 type CreateReplicaRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Descriptor_   *Descriptor            `protobuf:"bytes,1,opt,name=descriptor,proto3" json:"descriptor,omitempty"`
-	Replica       uint64                 `protobuf:"varint,2,opt,name=replica,proto3" json:"replica,omitempty"` // the id of this node's replica
-	Incarnation   []byte                 `protobuf:"bytes,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Descriptor_ *Descriptor            `protobuf:"bytes,1,opt,name=descriptor,proto3" json:"descriptor,omitempty"`
+	Replica     uint64                 `protobuf:"varint,2,opt,name=replica,proto3" json:"replica,omitempty"` // the id of this node's replica
+	Incarnation []byte                 `protobuf:"bytes,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// It has no state and takes no part before it was sent a snapshot: for a
+	// range that exists. The descriptor is the range's as last known, and need
+	// not name the replica yet.
+	Empty bool `protobuf:"varint,4,opt,name=empty,proto3" json:"empty,omitempty"`
+	// The rules version that the range begins with, or, of an empty one, has:
+	// refused by a node that does not apply by it. 0: the first.
+	Rules         uint32 `protobuf:"varint,50,opt,name=rules,proto3" json:"rules,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreateReplicaRequest) Reset() {
 	*x = CreateReplicaRequest{}
-	mi := &file_proto_cell_cell_proto_msgTypes[55]
+	mi := &file_proto_cell_cell_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4266,7 +5141,7 @@ func (x *CreateReplicaRequest) String() string {
 func (*CreateReplicaRequest) ProtoMessage() {}
 
 func (x *CreateReplicaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[55]
+	mi := &file_proto_cell_cell_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4279,7 +5154,7 @@ func (x *CreateReplicaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateReplicaRequest.ProtoReflect.Descriptor instead.
 func (*CreateReplicaRequest) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{55}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *CreateReplicaRequest) GetDescriptor_() *Descriptor {
@@ -4303,6 +5178,20 @@ func (x *CreateReplicaRequest) GetIncarnation() []byte {
 	return nil
 }
 
+func (x *CreateReplicaRequest) GetEmpty() bool {
+	if x != nil {
+		return x.Empty
+	}
+	return false
+}
+
+func (x *CreateReplicaRequest) GetRules() uint32 {
+	if x != nil {
+		return x.Rules
+	}
+	return 0
+}
+
 type CreateReplicaReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -4311,7 +5200,7 @@ type CreateReplicaReply struct {
 
 func (x *CreateReplicaReply) Reset() {
 	*x = CreateReplicaReply{}
-	mi := &file_proto_cell_cell_proto_msgTypes[56]
+	mi := &file_proto_cell_cell_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4323,7 +5212,7 @@ func (x *CreateReplicaReply) String() string {
 func (*CreateReplicaReply) ProtoMessage() {}
 
 func (x *CreateReplicaReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[56]
+	mi := &file_proto_cell_cell_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4336,7 +5225,417 @@ func (x *CreateReplicaReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateReplicaReply.ProtoReflect.Descriptor instead.
 func (*CreateReplicaReply) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{56}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{64}
+}
+
+type ChangeRangeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Range         uint64                 `protobuf:"varint,1,opt,name=range,proto3" json:"range,omitempty"`
+	Change        *ChangeReplicas        `protobuf:"bytes,2,opt,name=change,proto3" json:"change,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangeRangeRequest) Reset() {
+	*x = ChangeRangeRequest{}
+	mi := &file_proto_cell_cell_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangeRangeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangeRangeRequest) ProtoMessage() {}
+
+func (x *ChangeRangeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_cell_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangeRangeRequest.ProtoReflect.Descriptor instead.
+func (*ChangeRangeRequest) Descriptor() ([]byte, []int) {
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{65}
+}
+
+func (x *ChangeRangeRequest) GetRange() uint64 {
+	if x != nil {
+		return x.Range
+	}
+	return 0
+}
+
+func (x *ChangeRangeRequest) GetChange() *ChangeReplicas {
+	if x != nil {
+		return x.Change
+	}
+	return nil
+}
+
+type ChangeRangeReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Descriptor_   *Descriptor            `protobuf:"bytes,1,opt,name=descriptor,proto3" json:"descriptor,omitempty"` // with the change
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangeRangeReply) Reset() {
+	*x = ChangeRangeReply{}
+	mi := &file_proto_cell_cell_proto_msgTypes[66]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangeRangeReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangeRangeReply) ProtoMessage() {}
+
+func (x *ChangeRangeReply) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_cell_proto_msgTypes[66]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangeRangeReply.ProtoReflect.Descriptor instead.
+func (*ChangeRangeReply) Descriptor() ([]byte, []int) {
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{66}
+}
+
+func (x *ChangeRangeReply) GetDescriptor_() *Descriptor {
+	if x != nil {
+		return x.Descriptor_
+	}
+	return nil
+}
+
+type RemoveReplicaRequest struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Range       uint64                 `protobuf:"varint,1,opt,name=range,proto3" json:"range,omitempty"`
+	Descriptor_ *Descriptor            `protobuf:"bytes,2,opt,name=descriptor,proto3" json:"descriptor,omitempty"` // proves that the replica is not of the range any more
+	// Stops and deletes a replica that cannot know better, such as one that was
+	// created and never added: any id below this.
+	Below         uint64 `protobuf:"varint,3,opt,name=below,proto3" json:"below,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveReplicaRequest) Reset() {
+	*x = RemoveReplicaRequest{}
+	mi := &file_proto_cell_cell_proto_msgTypes[67]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveReplicaRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveReplicaRequest) ProtoMessage() {}
+
+func (x *RemoveReplicaRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_cell_proto_msgTypes[67]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveReplicaRequest.ProtoReflect.Descriptor instead.
+func (*RemoveReplicaRequest) Descriptor() ([]byte, []int) {
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{67}
+}
+
+func (x *RemoveReplicaRequest) GetRange() uint64 {
+	if x != nil {
+		return x.Range
+	}
+	return 0
+}
+
+func (x *RemoveReplicaRequest) GetDescriptor_() *Descriptor {
+	if x != nil {
+		return x.Descriptor_
+	}
+	return nil
+}
+
+func (x *RemoveReplicaRequest) GetBelow() uint64 {
+	if x != nil {
+		return x.Below
+	}
+	return 0
+}
+
+type RemoveReplicaReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveReplicaReply) Reset() {
+	*x = RemoveReplicaReply{}
+	mi := &file_proto_cell_cell_proto_msgTypes[68]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveReplicaReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveReplicaReply) ProtoMessage() {}
+
+func (x *RemoveReplicaReply) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_cell_proto_msgTypes[68]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveReplicaReply.ProtoReflect.Descriptor instead.
+func (*RemoveReplicaReply) Descriptor() ([]byte, []int) {
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{68}
+}
+
+type DigestRangeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Range         uint64                 `protobuf:"varint,1,opt,name=range,proto3" json:"range,omitempty"`
+	Index         uint64                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"` // not applied here yet; a leader fills its log up to it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DigestRangeRequest) Reset() {
+	*x = DigestRangeRequest{}
+	mi := &file_proto_cell_cell_proto_msgTypes[69]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DigestRangeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DigestRangeRequest) ProtoMessage() {}
+
+func (x *DigestRangeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_cell_proto_msgTypes[69]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DigestRangeRequest.ProtoReflect.Descriptor instead.
+func (*DigestRangeRequest) Descriptor() ([]byte, []int) {
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{69}
+}
+
+func (x *DigestRangeRequest) GetRange() uint64 {
+	if x != nil {
+		return x.Range
+	}
+	return 0
+}
+
+func (x *DigestRangeRequest) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+type DigestRangeReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Digest        uint64                 `protobuf:"fixed64,1,opt,name=digest,proto3" json:"digest,omitempty"` // xxh3 of all pairs, in order
+	Keys          uint64                 `protobuf:"varint,2,opt,name=keys,proto3" json:"keys,omitempty"`
+	Bytes         uint64                 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DigestRangeReply) Reset() {
+	*x = DigestRangeReply{}
+	mi := &file_proto_cell_cell_proto_msgTypes[70]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DigestRangeReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DigestRangeReply) ProtoMessage() {}
+
+func (x *DigestRangeReply) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_cell_proto_msgTypes[70]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DigestRangeReply.ProtoReflect.Descriptor instead.
+func (*DigestRangeReply) Descriptor() ([]byte, []int) {
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{70}
+}
+
+func (x *DigestRangeReply) GetDigest() uint64 {
+	if x != nil {
+		return x.Digest
+	}
+	return 0
+}
+
+func (x *DigestRangeReply) GetKeys() uint64 {
+	if x != nil {
+		return x.Keys
+	}
+	return 0
+}
+
+func (x *DigestRangeReply) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+type RecoverReplicaRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Range         uint64                 `protobuf:"varint,1,opt,name=range,proto3" json:"range,omitempty"`
+	Version       uint64                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"` // of the descriptor as this replica knows it; refused at any other
+	Cell          string                 `protobuf:"bytes,3,opt,name=cell,proto3" json:"cell,omitempty"`        // that owns the range afterwards: this node's
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecoverReplicaRequest) Reset() {
+	*x = RecoverReplicaRequest{}
+	mi := &file_proto_cell_cell_proto_msgTypes[71]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecoverReplicaRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecoverReplicaRequest) ProtoMessage() {}
+
+func (x *RecoverReplicaRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_cell_proto_msgTypes[71]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecoverReplicaRequest.ProtoReflect.Descriptor instead.
+func (*RecoverReplicaRequest) Descriptor() ([]byte, []int) {
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{71}
+}
+
+func (x *RecoverReplicaRequest) GetRange() uint64 {
+	if x != nil {
+		return x.Range
+	}
+	return 0
+}
+
+func (x *RecoverReplicaRequest) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *RecoverReplicaRequest) GetCell() string {
+	if x != nil {
+		return x.Cell
+	}
+	return ""
+}
+
+type RecoverReplicaReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Descriptor_   *Descriptor            `protobuf:"bytes,1,opt,name=descriptor,proto3" json:"descriptor,omitempty"` // with this replica alone, two epochs on
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecoverReplicaReply) Reset() {
+	*x = RecoverReplicaReply{}
+	mi := &file_proto_cell_cell_proto_msgTypes[72]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecoverReplicaReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecoverReplicaReply) ProtoMessage() {}
+
+func (x *RecoverReplicaReply) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_cell_proto_msgTypes[72]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecoverReplicaReply.ProtoReflect.Descriptor instead.
+func (*RecoverReplicaReply) Descriptor() ([]byte, []int) {
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{72}
+}
+
+func (x *RecoverReplicaReply) GetDescriptor_() *Descriptor {
+	if x != nil {
+		return x.Descriptor_
+	}
+	return nil
 }
 
 type WhoHostsRequest struct {
@@ -4348,7 +5647,7 @@ type WhoHostsRequest struct {
 
 func (x *WhoHostsRequest) Reset() {
 	*x = WhoHostsRequest{}
-	mi := &file_proto_cell_cell_proto_msgTypes[57]
+	mi := &file_proto_cell_cell_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4360,7 +5659,7 @@ func (x *WhoHostsRequest) String() string {
 func (*WhoHostsRequest) ProtoMessage() {}
 
 func (x *WhoHostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[57]
+	mi := &file_proto_cell_cell_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4373,7 +5672,7 @@ func (x *WhoHostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoHostsRequest.ProtoReflect.Descriptor instead.
 func (*WhoHostsRequest) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{57}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *WhoHostsRequest) GetRanges() []uint64 {
@@ -4392,7 +5691,7 @@ type WhoHostsReply struct {
 
 func (x *WhoHostsReply) Reset() {
 	*x = WhoHostsReply{}
-	mi := &file_proto_cell_cell_proto_msgTypes[58]
+	mi := &file_proto_cell_cell_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4404,7 +5703,7 @@ func (x *WhoHostsReply) String() string {
 func (*WhoHostsReply) ProtoMessage() {}
 
 func (x *WhoHostsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[58]
+	mi := &file_proto_cell_cell_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4417,7 +5716,7 @@ func (x *WhoHostsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoHostsReply.ProtoReflect.Descriptor instead.
 func (*WhoHostsReply) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{58}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *WhoHostsReply) GetRoutes() []*Route {
@@ -4429,13 +5728,15 @@ func (x *WhoHostsReply) GetRoutes() []*Route {
 
 type RangesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ranges        []uint64               `protobuf:"varint,1,rep,packed,name=ranges,proto3" json:"ranges,omitempty"`                    // empty: all
+	CountFiles    bool                   `protobuf:"varint,2,opt,name=count_files,json=countFiles,proto3" json:"count_files,omitempty"` // and the contents of files on this node's own disk
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RangesRequest) Reset() {
 	*x = RangesRequest{}
-	mi := &file_proto_cell_cell_proto_msgTypes[59]
+	mi := &file_proto_cell_cell_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4447,7 +5748,7 @@ func (x *RangesRequest) String() string {
 func (*RangesRequest) ProtoMessage() {}
 
 func (x *RangesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[59]
+	mi := &file_proto_cell_cell_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4460,19 +5761,34 @@ func (x *RangesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangesRequest.ProtoReflect.Descriptor instead.
 func (*RangesRequest) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{59}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{75}
+}
+
+func (x *RangesRequest) GetRanges() []uint64 {
+	if x != nil {
+		return x.Ranges
+	}
+	return nil
+}
+
+func (x *RangesRequest) GetCountFiles() bool {
+	if x != nil {
+		return x.CountFiles
+	}
+	return false
 }
 
 type RangesReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Replicas      []*ReplicaStatus       `protobuf:"bytes,1,rep,name=replicas,proto3" json:"replicas,omitempty"`
+	Files         uint64                 `protobuf:"varint,2,opt,name=files,proto3" json:"files,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RangesReply) Reset() {
 	*x = RangesReply{}
-	mi := &file_proto_cell_cell_proto_msgTypes[60]
+	mi := &file_proto_cell_cell_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4484,7 +5800,7 @@ func (x *RangesReply) String() string {
 func (*RangesReply) ProtoMessage() {}
 
 func (x *RangesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[60]
+	mi := &file_proto_cell_cell_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4497,7 +5813,7 @@ func (x *RangesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangesReply.ProtoReflect.Descriptor instead.
 func (*RangesReply) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{60}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *RangesReply) GetReplicas() []*ReplicaStatus {
@@ -4507,29 +5823,46 @@ func (x *RangesReply) GetReplicas() []*ReplicaStatus {
 	return nil
 }
 
+func (x *RangesReply) GetFiles() uint64 {
+	if x != nil {
+		return x.Files
+	}
+	return 0
+}
+
 type ReplicaStatus struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Descriptor_   *Descriptor            `protobuf:"bytes,1,opt,name=descriptor,proto3" json:"descriptor,omitempty"`
-	Replica       uint64                 `protobuf:"varint,2,opt,name=replica,proto3" json:"replica,omitempty"`
-	Leader        string                 `protobuf:"bytes,3,opt,name=leader,proto3" json:"leader,omitempty"` // node
-	Host          string                 `protobuf:"bytes,4,opt,name=host,proto3" json:"host,omitempty"`     // node
-	Term          uint64                 `protobuf:"varint,5,opt,name=term,proto3" json:"term,omitempty"`
-	Applied       uint64                 `protobuf:"varint,6,opt,name=applied,proto3" json:"applied,omitempty"`
-	Committed     uint64                 `protobuf:"varint,7,opt,name=committed,proto3" json:"committed,omitempty"`
-	RunningHash   uint64                 `protobuf:"fixed64,8,opt,name=running_hash,json=runningHash,proto3" json:"running_hash,omitempty"`
-	Entities      uint64                 `protobuf:"varint,9,opt,name=entities,proto3" json:"entities,omitempty"`
-	Bytes         uint64                 `protobuf:"varint,10,opt,name=bytes,proto3" json:"bytes,omitempty"`
-	Quiet         bool                   `protobuf:"varint,11,opt,name=quiet,proto3" json:"quiet,omitempty"`
-	Leading       bool                   `protobuf:"varint,12,opt,name=leading,proto3" json:"leading,omitempty"`
-	FirstIndex    uint64                 `protobuf:"varint,13,opt,name=first_index,json=firstIndex,proto3" json:"first_index,omitempty"` // the oldest entry its log holds
-	Problem       string                 `protobuf:"bytes,14,opt,name=problem,proto3" json:"problem,omitempty"`                          // why the replica has stopped; empty: it runs
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Descriptor_ *Descriptor            `protobuf:"bytes,1,opt,name=descriptor,proto3" json:"descriptor,omitempty"`
+	Replica     uint64                 `protobuf:"varint,2,opt,name=replica,proto3" json:"replica,omitempty"`
+	Leader      string                 `protobuf:"bytes,3,opt,name=leader,proto3" json:"leader,omitempty"` // node
+	Host        string                 `protobuf:"bytes,4,opt,name=host,proto3" json:"host,omitempty"`     // node
+	Term        uint64                 `protobuf:"varint,5,opt,name=term,proto3" json:"term,omitempty"`
+	Applied     uint64                 `protobuf:"varint,6,opt,name=applied,proto3" json:"applied,omitempty"`
+	Committed   uint64                 `protobuf:"varint,7,opt,name=committed,proto3" json:"committed,omitempty"`
+	RunningHash uint64                 `protobuf:"fixed64,8,opt,name=running_hash,json=runningHash,proto3" json:"running_hash,omitempty"`
+	Entities    uint64                 `protobuf:"varint,9,opt,name=entities,proto3" json:"entities,omitempty"`
+	Bytes       uint64                 `protobuf:"varint,10,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Quiet       bool                   `protobuf:"varint,11,opt,name=quiet,proto3" json:"quiet,omitempty"`
+	Leading     bool                   `protobuf:"varint,12,opt,name=leading,proto3" json:"leading,omitempty"`
+	FirstIndex  uint64                 `protobuf:"varint,13,opt,name=first_index,json=firstIndex,proto3" json:"first_index,omitempty"` // the oldest entry its log holds
+	Problem     string                 `protobuf:"bytes,14,opt,name=problem,proto3" json:"problem,omitempty"`                          // why the replica has stopped; empty: it runs
+	Progress    []*ReplicaProgress     `protobuf:"bytes,20,rep,name=progress,proto3" json:"progress,omitempty"`                        // of the others, where this one leads
+	// How long the range took no writes when this replica last gave it away, as
+	// measured here, in microseconds; 0: it did not since the start.
+	PauseUs       uint64 `protobuf:"varint,21,opt,name=pause_us,json=pauseUs,proto3" json:"pause_us,omitempty"`
+	Empty         bool   `protobuf:"varint,22,opt,name=empty,proto3" json:"empty,omitempty"`                          // waits for its first snapshot
+	LastIndex     uint64 `protobuf:"varint,23,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"` // of its log
+	LastTerm      uint64 `protobuf:"varint,24,opt,name=last_term,json=lastTerm,proto3" json:"last_term,omitempty"`
+	Incarnation   []byte `protobuf:"bytes,40,opt,name=incarnation,proto3" json:"incarnation,omitempty"`               // of the range
+	Rules         uint32 `protobuf:"varint,50,opt,name=rules,proto3" json:"rules,omitempty"`                          // the version its entries are applied by
+	NodeRules     uint32 `protobuf:"varint,51,opt,name=node_rules,json=nodeRules,proto3" json:"node_rules,omitempty"` // the newest that its node supports
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReplicaStatus) Reset() {
 	*x = ReplicaStatus{}
-	mi := &file_proto_cell_cell_proto_msgTypes[61]
+	mi := &file_proto_cell_cell_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4541,7 +5874,7 @@ func (x *ReplicaStatus) String() string {
 func (*ReplicaStatus) ProtoMessage() {}
 
 func (x *ReplicaStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[61]
+	mi := &file_proto_cell_cell_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4554,7 +5887,7 @@ func (x *ReplicaStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaStatus.ProtoReflect.Descriptor instead.
 func (*ReplicaStatus) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{61}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *ReplicaStatus) GetDescriptor_() *Descriptor {
@@ -4655,16 +5988,159 @@ func (x *ReplicaStatus) GetProblem() string {
 	return ""
 }
 
-type SessionsRequest struct {
+func (x *ReplicaStatus) GetProgress() []*ReplicaProgress {
+	if x != nil {
+		return x.Progress
+	}
+	return nil
+}
+
+func (x *ReplicaStatus) GetPauseUs() uint64 {
+	if x != nil {
+		return x.PauseUs
+	}
+	return 0
+}
+
+func (x *ReplicaStatus) GetEmpty() bool {
+	if x != nil {
+		return x.Empty
+	}
+	return false
+}
+
+func (x *ReplicaStatus) GetLastIndex() uint64 {
+	if x != nil {
+		return x.LastIndex
+	}
+	return 0
+}
+
+func (x *ReplicaStatus) GetLastTerm() uint64 {
+	if x != nil {
+		return x.LastTerm
+	}
+	return 0
+}
+
+func (x *ReplicaStatus) GetIncarnation() []byte {
+	if x != nil {
+		return x.Incarnation
+	}
+	return nil
+}
+
+func (x *ReplicaStatus) GetRules() uint32 {
+	if x != nil {
+		return x.Rules
+	}
+	return 0
+}
+
+func (x *ReplicaStatus) GetNodeRules() uint32 {
+	if x != nil {
+		return x.NodeRules
+	}
+	return 0
+}
+
+// ReplicaProgress is what a leader knows of another replica.
+type ReplicaProgress struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	User          uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"` // 0: only counts
+	Replica       uint64                 `protobuf:"varint,1,opt,name=replica,proto3" json:"replica,omitempty"`
+	LagEntries    uint64                 `protobuf:"varint,2,opt,name=lag_entries,json=lagEntries,proto3" json:"lag_entries,omitempty"`          // that it has not acknowledged
+	HeardMs       int64                  `protobuf:"varint,3,opt,name=heard_ms,json=heardMs,proto3" json:"heard_ms,omitempty"`                   // since its last answer
+	Snapshot      bool                   `protobuf:"varint,4,opt,name=snapshot,proto3" json:"snapshot,omitempty"`                                // it is being sent one
+	SnapshotBytes uint64                 `protobuf:"varint,5,opt,name=snapshot_bytes,json=snapshotBytes,proto3" json:"snapshot_bytes,omitempty"` // sent of it
+	Joint         bool                   `protobuf:"varint,6,opt,name=joint,proto3" json:"joint,omitempty"`                                      // it has applied the joint configuration
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplicaProgress) Reset() {
+	*x = ReplicaProgress{}
+	mi := &file_proto_cell_cell_proto_msgTypes[78]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplicaProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplicaProgress) ProtoMessage() {}
+
+func (x *ReplicaProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_cell_proto_msgTypes[78]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplicaProgress.ProtoReflect.Descriptor instead.
+func (*ReplicaProgress) Descriptor() ([]byte, []int) {
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{78}
+}
+
+func (x *ReplicaProgress) GetReplica() uint64 {
+	if x != nil {
+		return x.Replica
+	}
+	return 0
+}
+
+func (x *ReplicaProgress) GetLagEntries() uint64 {
+	if x != nil {
+		return x.LagEntries
+	}
+	return 0
+}
+
+func (x *ReplicaProgress) GetHeardMs() int64 {
+	if x != nil {
+		return x.HeardMs
+	}
+	return 0
+}
+
+func (x *ReplicaProgress) GetSnapshot() bool {
+	if x != nil {
+		return x.Snapshot
+	}
+	return false
+}
+
+func (x *ReplicaProgress) GetSnapshotBytes() uint64 {
+	if x != nil {
+		return x.SnapshotBytes
+	}
+	return 0
+}
+
+func (x *ReplicaProgress) GetJoint() bool {
+	if x != nil {
+		return x.Joint
+	}
+	return false
+}
+
+type SessionsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	User  uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"` // 0: only counts
+	// Not 0: tell too what was done in the last so many seconds, at most 10.
+	LoadSeconds   uint32 `protobuf:"varint,50,opt,name=load_seconds,json=loadSeconds,proto3" json:"load_seconds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SessionsRequest) Reset() {
 	*x = SessionsRequest{}
-	mi := &file_proto_cell_cell_proto_msgTypes[62]
+	mi := &file_proto_cell_cell_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4676,7 +6152,7 @@ func (x *SessionsRequest) String() string {
 func (*SessionsRequest) ProtoMessage() {}
 
 func (x *SessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[62]
+	mi := &file_proto_cell_cell_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4689,7 +6165,7 @@ func (x *SessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionsRequest.ProtoReflect.Descriptor instead.
 func (*SessionsRequest) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{62}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *SessionsRequest) GetUser() uint64 {
@@ -4699,17 +6175,29 @@ func (x *SessionsRequest) GetUser() uint64 {
 	return 0
 }
 
+func (x *SessionsRequest) GetLoadSeconds() uint32 {
+	if x != nil {
+		return x.LoadSeconds
+	}
+	return 0
+}
+
 type SessionsReply struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Sessions      uint64                 `protobuf:"varint,1,opt,name=sessions,proto3" json:"sessions,omitempty"`
-	Infos         []*SessionInfo         `protobuf:"bytes,2,rep,name=infos,proto3" json:"infos,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Sessions uint64                 `protobuf:"varint,1,opt,name=sessions,proto3" json:"sessions,omitempty"`
+	Infos    []*SessionInfo         `protobuf:"bytes,2,rep,name=infos,proto3" json:"infos,omitempty"`
+	Loads    []*HostedLoad          `protobuf:"bytes,50,rep,name=loads,proto3" json:"loads,omitempty"` // of each range hosted here
+	// How long people's sends took from their host's receiving them to its
+	// answering them, by the classes of internal/latency. One that is not
+	// answered yet counts with its age.
+	Sends         []uint64 `protobuf:"varint,51,rep,packed,name=sends,proto3" json:"sends,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SessionsReply) Reset() {
 	*x = SessionsReply{}
-	mi := &file_proto_cell_cell_proto_msgTypes[63]
+	mi := &file_proto_cell_cell_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4721,7 +6209,7 @@ func (x *SessionsReply) String() string {
 func (*SessionsReply) ProtoMessage() {}
 
 func (x *SessionsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[63]
+	mi := &file_proto_cell_cell_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4734,7 +6222,7 @@ func (x *SessionsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionsReply.ProtoReflect.Descriptor instead.
 func (*SessionsReply) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{63}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *SessionsReply) GetSessions() uint64 {
@@ -4751,6 +6239,81 @@ func (x *SessionsReply) GetInfos() []*SessionInfo {
 	return nil
 }
 
+func (x *SessionsReply) GetLoads() []*HostedLoad {
+	if x != nil {
+		return x.Loads
+	}
+	return nil
+}
+
+func (x *SessionsReply) GetSends() []uint64 {
+	if x != nil {
+		return x.Sends
+	}
+	return nil
+}
+
+// HostedLoad is what a host has seen of a range.
+type HostedLoad struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Range         uint64                 `protobuf:"varint,1,opt,name=range,proto3" json:"range,omitempty"`
+	Sessions      uint64                 `protobuf:"varint,2,opt,name=sessions,proto3" json:"sessions,omitempty"`
+	Messages      uint64                 `protobuf:"varint,3,opt,name=messages,proto3" json:"messages,omitempty"` // stored in threads that the range owns
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HostedLoad) Reset() {
+	*x = HostedLoad{}
+	mi := &file_proto_cell_cell_proto_msgTypes[81]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HostedLoad) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HostedLoad) ProtoMessage() {}
+
+func (x *HostedLoad) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_cell_proto_msgTypes[81]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HostedLoad.ProtoReflect.Descriptor instead.
+func (*HostedLoad) Descriptor() ([]byte, []int) {
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{81}
+}
+
+func (x *HostedLoad) GetRange() uint64 {
+	if x != nil {
+		return x.Range
+	}
+	return 0
+}
+
+func (x *HostedLoad) GetSessions() uint64 {
+	if x != nil {
+		return x.Sessions
+	}
+	return 0
+}
+
+func (x *HostedLoad) GetMessages() uint64 {
+	if x != nil {
+		return x.Messages
+	}
+	return 0
+}
+
 type SessionInfo struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	User          uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"`
@@ -4765,7 +6328,7 @@ type SessionInfo struct {
 
 func (x *SessionInfo) Reset() {
 	*x = SessionInfo{}
-	mi := &file_proto_cell_cell_proto_msgTypes[64]
+	mi := &file_proto_cell_cell_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4777,7 +6340,7 @@ func (x *SessionInfo) String() string {
 func (*SessionInfo) ProtoMessage() {}
 
 func (x *SessionInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_cell_proto_msgTypes[64]
+	mi := &file_proto_cell_cell_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4790,7 +6353,7 @@ func (x *SessionInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionInfo.ProtoReflect.Descriptor instead.
 func (*SessionInfo) Descriptor() ([]byte, []int) {
-	return file_proto_cell_cell_proto_rawDescGZIP(), []int{64}
+	return file_proto_cell_cell_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *SessionInfo) GetUser() uint64 {
@@ -4910,7 +6473,7 @@ const file_proto_cell_cell_proto_rawDesc = "" +
 	"\n" +
 	"RelayBatch\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\tR\x04from\x128\n" +
-	"\brequests\x18\x02 \x03(\v2\x1c.waggle.cell.v1.RelayRequestR\brequests\"\xde\a\n" +
+	"\brequests\x18\x02 \x03(\v2\x1c.waggle.cell.v1.RelayRequestR\brequests\"\xca\x0e\n" +
 	"\fRelayRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x14\n" +
 	"\x05range\x18\x02 \x01(\x04R\x05range\x12\x14\n" +
@@ -4933,13 +6496,35 @@ const file_proto_cell_cell_proto_rawDesc = "" +
 	"\n" +
 	"read_cards\x18\x0f \x01(\v2\x19.waggle.cell.v1.ReadCardsH\x00R\treadCards\x123\n" +
 	"\asignals\x18\x10 \x01(\v2\x17.waggle.cell.v1.SignalsH\x00R\asignals\x12F\n" +
-	"\x0eclose_sessions\x18\x14 \x01(\v2\x1d.waggle.cell.v1.CloseSessionsH\x00R\rcloseSessionsB\x06\n" +
+	"\x0eclose_sessions\x18\x14 \x01(\v2\x1d.waggle.cell.v1.CloseSessionsH\x00R\rcloseSessions\x12=\n" +
+	"\vcreate_file\x18( \x01(\v2\x1a.waggle.cell.v1.CreateFileH\x00R\n" +
+	"createFile\x12@\n" +
+	"\freserve_file\x18) \x01(\v2\x1b.waggle.cell.v1.ReserveFileH\x00R\vreserveFile\x12C\n" +
+	"\rcomplete_file\x18* \x01(\v2\x1c.waggle.cell.v1.CompleteFileH\x00R\fcompleteFile\x12=\n" +
+	"\vremove_file\x18+ \x01(\v2\x1a.waggle.cell.v1.RemoveFileH\x00R\n" +
+	"removeFile\x12:\n" +
+	"\n" +
+	"place_file\x18. \x01(\v2\x19.waggle.cell.v1.PlaceFileH\x00R\tplaceFile\x12:\n" +
+	"\n" +
+	"read_files\x18, \x01(\v2\x19.waggle.cell.v1.ReadFilesH\x00R\treadFiles\x12:\n" +
+	"\n" +
+	"set_avatar\x18- \x01(\v2\x19.waggle.cell.v1.SetAvatarH\x00R\tsetAvatar\x12=\n" +
+	"\vcreate_live\x182 \x01(\v2\x1a.waggle.cell.v1.CreateLiveH\x00R\n" +
+	"createLive\x12=\n" +
+	"\vreport_live\x183 \x01(\v2\x1a.waggle.cell.v1.ReportLiveH\x00R\n" +
+	"reportLive\x12=\n" +
+	"\vremove_live\x184 \x01(\v2\x1a.waggle.cell.v1.RemoveLiveH\x00R\n" +
+	"removeLive\x127\n" +
+	"\tread_live\x185 \x01(\v2\x18.waggle.cell.v1.ReadLiveH\x00R\breadLive\x12@\n" +
+	"\fread_members\x186 \x01(\v2\x1b.waggle.cell.v1.ReadMembersH\x00R\vreadMembers\x127\n" +
+	"\tlive_told\x187 \x01(\v2\x18.waggle.cell.v1.LiveToldH\x00R\bliveTold\x12@\n" +
+	"\fpost_message\x188 \x01(\v2\x1b.waggle.cell.v1.PostMessageH\x00R\vpostMessageB\x06\n" +
 	"\x04body\"=\n" +
 	"\rCloseSessions\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\"G\n" +
 	"\x0fRelayReplyBatch\x124\n" +
-	"\areplies\x18\x01 \x03(\v2\x1a.waggle.cell.v1.RelayReplyR\areplies\"\x9c\x02\n" +
+	"\areplies\x18\x01 \x03(\v2\x1a.waggle.cell.v1.RelayReplyR\areplies\"\xaf\x03\n" +
 	"\n" +
 	"RelayReply\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x123\n" +
@@ -4947,7 +6532,10 @@ const file_proto_cell_cell_proto_rawDesc = "" +
 	"\x06result\x18\x03 \x01(\v2\x16.waggle.cell.v1.ResultH\x00R\x06result\x120\n" +
 	"\x06events\x18\x04 \x01(\v2\x16.waggle.cell.v1.EventsH\x00R\x06events\x12.\n" +
 	"\x04user\x18\x05 \x01(\v2\x18.waggle.cell.v1.UserInfoH\x00R\x04user\x12-\n" +
-	"\x05cards\x18\x06 \x01(\v2\x15.waggle.cell.v1.CardsH\x00R\x05cardsB\x06\n" +
+	"\x05cards\x18\x06 \x01(\v2\x15.waggle.cell.v1.CardsH\x00R\x05cards\x12-\n" +
+	"\x05files\x18( \x01(\v2\x15.waggle.cell.v1.FilesH\x00R\x05files\x12-\n" +
+	"\x04live\x182 \x01(\v2\x17.waggle.cell.v1.LiveRowH\x00R\x04live\x123\n" +
+	"\amembers\x183 \x01(\v2\x17.waggle.cell.v1.MembersH\x00R\amembersB\x06\n" +
 	"\x04body\":\n" +
 	"\n" +
 	"ReadEvents\x12,\n" +
@@ -4973,15 +6561,33 @@ const file_proto_cell_cell_proto_rawDesc = "" +
 	"\x05Cards\x12,\n" +
 	"\x05cards\x18\x01 \x03(\v2\x16.waggle.client.v1.CardR\x05cards\";\n" +
 	"\aSignals\x120\n" +
-	"\asignals\x18\x01 \x03(\v2\x16.waggle.cell.v1.SignalR\asignals\"\xe2\x01\n" +
+	"\asignals\x18\x01 \x03(\v2\x16.waggle.cell.v1.SignalR\asignals\"\xa6\x02\n" +
 	"\x06Signal\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\x04R\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x03(\x04R\x02to\x12>\n" +
 	"\bpresence\x18\x03 \x01(\v2 .waggle.client.v1.FriendPresenceH\x00R\bpresence\x125\n" +
 	"\x06typing\x18\x04 \x01(\v2\x1b.waggle.client.v1.TypingNowH\x00R\x06typing\x125\n" +
-	"\x05probe\x18\x05 \x01(\v2\x1d.waggle.cell.v1.PresenceProbeH\x00R\x05probeB\x06\n" +
+	"\x05probe\x18\x05 \x01(\v2\x1d.waggle.cell.v1.PresenceProbeH\x00R\x05probe\x12B\n" +
+	"\flive_viewers\x182 \x01(\v2\x1d.waggle.client.v1.LiveViewersH\x00R\vliveViewersB\x06\n" +
 	"\x04body\"\x0f\n" +
-	"\rPresenceProbe\"\x1e\n" +
+	"\rPresenceProbe\"6\n" +
+	"\bReadLive\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\"9\n" +
+	"\vReadMembers\x12\x16\n" +
+	"\x06thread\x18\x01 \x01(\tR\x06thread\x12\x12\n" +
+	"\x04user\x18\x02 \x01(\x04R\x04user\"\x1f\n" +
+	"\aMembers\x12\x14\n" +
+	"\x05users\x18\x01 \x03(\x04R\x05users\"W\n" +
+	"\bLiveTold\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\x04R\x04from\x127\n" +
+	"\aviewers\x18\x02 \x01(\v2\x1d.waggle.client.v1.LiveViewersR\aviewers\"\xc3\x01\n" +
+	"\vPostMessage\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x16\n" +
+	"\x06thread\x18\x02 \x01(\tR\x06thread\x12\"\n" +
+	"\rclient_msg_id\x18\x03 \x01(\fR\vclientMsgId\x121\n" +
+	"\x04live\x18\x04 \x01(\v2\x1d.waggle.client.v1.LiveMessageR\x04live\x121\n" +
+	"\x04file\x18\x05 \x01(\v2\x1d.waggle.client.v1.FileMessageR\x04file\"\x1e\n" +
 	"\bReadUser\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\x04R\x04user\"\xbb\x01\n" +
 	"\bUserInfo\x12\x12\n" +
@@ -5007,7 +6613,7 @@ const file_proto_cell_cell_proto_rawDesc = "" +
 	"\x05grant\x18\x04 \x01(\v2\x15.waggle.cell.v1.GrantR\x05grant\x124\n" +
 	"\apropose\x18\x05 \x01(\v2\x18.waggle.cell.v1.ProposalH\x00R\apropose\x12.\n" +
 	"\x04read\x18\x06 \x01(\v2\x18.waggle.cell.v1.LeadReadH\x00R\x04readB\x06\n" +
-	"\x04body\"\xd1\x04\n" +
+	"\x04body\"\xed\x05\n" +
 	"\bLeadRead\x127\n" +
 	"\aupdates\x18\x01 \x01(\v2\x1b.waggle.cell.v1.ReadUpdatesH\x00R\aupdates\x124\n" +
 	"\x06events\x18\x02 \x01(\v2\x1a.waggle.cell.v1.ReadEventsH\x00R\x06events\x124\n" +
@@ -5020,7 +6626,10 @@ const file_proto_cell_cell_proto_rawDesc = "" +
 	"thread_row\x18\b \x01(\v2\x1d.waggle.cell.v1.ReadThreadRowH\x00R\tthreadRow\x12:\n" +
 	"\bcontacts\x18\t \x01(\v2\x1c.waggle.cell.v1.ReadContactsH\x00R\bcontacts\x121\n" +
 	"\x05cards\x18\n" +
-	" \x01(\v2\x19.waggle.cell.v1.ReadCardsH\x00R\x05cardsB\x06\n" +
+	" \x01(\v2\x19.waggle.cell.v1.ReadCardsH\x00R\x05cards\x121\n" +
+	"\x05files\x18( \x01(\v2\x19.waggle.cell.v1.ReadFilesH\x00R\x05files\x12.\n" +
+	"\x04live\x182 \x01(\v2\x18.waggle.cell.v1.ReadLiveH\x00R\x04live\x127\n" +
+	"\amembers\x183 \x01(\v2\x1b.waggle.cell.v1.ReadMembersH\x00R\amembersB\x06\n" +
 	"\x04body\"\x9e\x01\n" +
 	"\fReadContacts\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\x04R\x04user\x128\n" +
@@ -5075,7 +6684,7 @@ const file_proto_cell_cell_proto_rawDesc = "" +
 	"\x04dest\x18\x01 \x01(\x04R\x04dest\x12\x14\n" +
 	"\x05after\x18\x02 \x01(\x04R\x05after\x12\x14\n" +
 	"\x05limit\x18\x03 \x01(\rR\x05limit\"\x12\n" +
-	"\x10ReadChannelHeads\"\xe1\x04\n" +
+	"\x10ReadChannelHeads\"\xee\x05\n" +
 	"\n" +
 	"ReadResult\x126\n" +
 	"\aupdates\x18\x01 \x03(\v2\x1c.waggle.cell.v1.LoggedUpdateR\aupdates\x12\x18\n" +
@@ -5092,7 +6701,20 @@ const file_proto_cell_cell_proto_rawDesc = "" +
 	"\bcontacts\x18\v \x03(\v2\x19.waggle.client.v1.ContactR\bcontacts\x12\x12\n" +
 	"\x04more\x18\f \x01(\bR\x04more\x12+\n" +
 	"\x05cards\x18\r \x01(\v2\x15.waggle.cell.v1.CardsR\x05cards\x12#\n" +
-	"\rcontact_count\x18\x14 \x01(\x04R\fcontactCount\"\x8a\x01\n" +
+	"\rcontact_count\x18\x14 \x01(\x04R\fcontactCount\x12+\n" +
+	"\x05files\x18( \x01(\v2\x15.waggle.cell.v1.FilesR\x05files\x12+\n" +
+	"\x04live\x182 \x01(\v2\x17.waggle.cell.v1.LiveRowR\x04live\x121\n" +
+	"\amembers\x183 \x01(\v2\x17.waggle.cell.v1.MembersR\amembers\"e\n" +
+	"\tReadFiles\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x16\n" +
+	"\x06before\x18\x03 \x01(\x04R\x06before\x12\x14\n" +
+	"\x05limit\x18\x04 \x01(\rR\x05limit\"\xa9\x01\n" +
+	"\x05Files\x12-\n" +
+	"\x05files\x18\x01 \x03(\v2\x17.waggle.cell.v1.FileRowR\x05files\x12/\n" +
+	"\x05usage\x18\x02 \x01(\v2\x19.waggle.cell.v1.FileUsageR\x05usage\x12\x12\n" +
+	"\x04more\x18\x03 \x01(\bR\x04more\x12,\n" +
+	"\x04sent\x18\x04 \x03(\v2\x18.waggle.cell.v1.EventRefR\x04sent\"\x8a\x01\n" +
 	"\x0fJoinedThreadRow\x12\x16\n" +
 	"\x06thread\x18\x01 \x01(\tR\x06thread\x12.\n" +
 	"\x03row\x18\x02 \x01(\v2\x1c.waggle.cell.v1.JoinedThreadR\x03row\x12/\n" +
@@ -5100,12 +6722,20 @@ const file_proto_cell_cell_proto_rawDesc = "" +
 	"\vChannelHead\x12\x12\n" +
 	"\x04dest\x18\x01 \x01(\x04R\x04dest\x12\x14\n" +
 	"\x05first\x18\x02 \x01(\x04R\x05first\x12\x12\n" +
-	"\x04last\x18\x03 \x01(\x04R\x04last\"\xa0\x01\n" +
+	"\x04last\x18\x03 \x01(\x04R\x04last\"\xe7\x01\n" +
 	"\tRaftBatch\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\tR\x04from\x127\n" +
 	"\bmessages\x18\x02 \x03(\v2\x1b.waggle.cell.v1.RaftMessageR\bmessages\x12\x14\n" +
 	"\x05alive\x18\x03 \x01(\bR\x05alive\x120\n" +
-	"\x05quiet\x18\x04 \x03(\v2\x1a.waggle.cell.v1.QuietGroupR\x05quiet\"\x95\x01\n" +
+	"\x05quiet\x18\x04 \x03(\v2\x1a.waggle.cell.v1.QuietGroupR\x05quiet\x12/\n" +
+	"\x05joint\x18\x05 \x03(\v2\x19.waggle.cell.v1.JointNoteR\x05joint\x12\x14\n" +
+	"\x05rules\x182 \x01(\rR\x05rules\"}\n" +
+	"\tJointNote\x12\x14\n" +
+	"\x05range\x18\x01 \x01(\x04R\x05range\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\x12!\n" +
+	"\ffrom_replica\x18\x03 \x01(\x04R\vfromReplica\x12\x1d\n" +
+	"\n" +
+	"to_replica\x18\x04 \x01(\x04R\ttoReplica\"\x95\x01\n" +
 	"\vRaftMessage\x12\x14\n" +
 	"\x05range\x18\x01 \x01(\x04R\x05range\x12!\n" +
 	"\ffrom_replica\x18\x02 \x01(\x04R\vfromReplica\x12\x1d\n" +
@@ -5138,21 +6768,56 @@ const file_proto_cell_cell_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\fR\x05value\"7\n" +
 	"\vSnapshotAck\x12\x12\n" +
 	"\x04done\x18\x01 \x01(\bR\x04done\x12\x14\n" +
-	"\x05error\x18\x02 \x01(\tR\x05error\"\x8e\x01\n" +
+	"\x05error\x18\x02 \x01(\tR\x05error\"\xba\x01\n" +
 	"\x14CreateReplicaRequest\x12:\n" +
 	"\n" +
 	"descriptor\x18\x01 \x01(\v2\x1a.waggle.cell.v1.DescriptorR\n" +
 	"descriptor\x12\x18\n" +
 	"\areplica\x18\x02 \x01(\x04R\areplica\x12 \n" +
-	"\vincarnation\x18\x03 \x01(\fR\vincarnation\"\x14\n" +
-	"\x12CreateReplicaReply\")\n" +
+	"\vincarnation\x18\x03 \x01(\fR\vincarnation\x12\x14\n" +
+	"\x05empty\x18\x04 \x01(\bR\x05empty\x12\x14\n" +
+	"\x05rules\x182 \x01(\rR\x05rules\"\x14\n" +
+	"\x12CreateReplicaReply\"b\n" +
+	"\x12ChangeRangeRequest\x12\x14\n" +
+	"\x05range\x18\x01 \x01(\x04R\x05range\x126\n" +
+	"\x06change\x18\x02 \x01(\v2\x1e.waggle.cell.v1.ChangeReplicasR\x06change\"N\n" +
+	"\x10ChangeRangeReply\x12:\n" +
+	"\n" +
+	"descriptor\x18\x01 \x01(\v2\x1a.waggle.cell.v1.DescriptorR\n" +
+	"descriptor\"~\n" +
+	"\x14RemoveReplicaRequest\x12\x14\n" +
+	"\x05range\x18\x01 \x01(\x04R\x05range\x12:\n" +
+	"\n" +
+	"descriptor\x18\x02 \x01(\v2\x1a.waggle.cell.v1.DescriptorR\n" +
+	"descriptor\x12\x14\n" +
+	"\x05below\x18\x03 \x01(\x04R\x05below\"\x14\n" +
+	"\x12RemoveReplicaReply\"@\n" +
+	"\x12DigestRangeRequest\x12\x14\n" +
+	"\x05range\x18\x01 \x01(\x04R\x05range\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\"T\n" +
+	"\x10DigestRangeReply\x12\x16\n" +
+	"\x06digest\x18\x01 \x01(\x06R\x06digest\x12\x12\n" +
+	"\x04keys\x18\x02 \x01(\x04R\x04keys\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\"[\n" +
+	"\x15RecoverReplicaRequest\x12\x14\n" +
+	"\x05range\x18\x01 \x01(\x04R\x05range\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x12\n" +
+	"\x04cell\x18\x03 \x01(\tR\x04cell\"Q\n" +
+	"\x13RecoverReplicaReply\x12:\n" +
+	"\n" +
+	"descriptor\x18\x01 \x01(\v2\x1a.waggle.cell.v1.DescriptorR\n" +
+	"descriptor\")\n" +
 	"\x0fWhoHostsRequest\x12\x16\n" +
 	"\x06ranges\x18\x01 \x03(\x04R\x06ranges\">\n" +
 	"\rWhoHostsReply\x12-\n" +
-	"\x06routes\x18\x01 \x03(\v2\x15.waggle.cell.v1.RouteR\x06routes\"\x0f\n" +
-	"\rRangesRequest\"H\n" +
+	"\x06routes\x18\x01 \x03(\v2\x15.waggle.cell.v1.RouteR\x06routes\"H\n" +
+	"\rRangesRequest\x12\x16\n" +
+	"\x06ranges\x18\x01 \x03(\x04R\x06ranges\x12\x1f\n" +
+	"\vcount_files\x18\x02 \x01(\bR\n" +
+	"countFiles\"^\n" +
 	"\vRangesReply\x129\n" +
-	"\breplicas\x18\x01 \x03(\v2\x1d.waggle.cell.v1.ReplicaStatusR\breplicas\"\x9d\x03\n" +
+	"\breplicas\x18\x01 \x03(\v2\x1d.waggle.cell.v1.ReplicaStatusR\breplicas\x12\x14\n" +
+	"\x05files\x18\x02 \x01(\x04R\x05files\"\x9e\x05\n" +
 	"\rReplicaStatus\x12:\n" +
 	"\n" +
 	"descriptor\x18\x01 \x01(\v2\x1a.waggle.cell.v1.DescriptorR\n" +
@@ -5171,12 +6836,38 @@ const file_proto_cell_cell_proto_rawDesc = "" +
 	"\aleading\x18\f \x01(\bR\aleading\x12\x1f\n" +
 	"\vfirst_index\x18\r \x01(\x04R\n" +
 	"firstIndex\x12\x18\n" +
-	"\aproblem\x18\x0e \x01(\tR\aproblem\"%\n" +
+	"\aproblem\x18\x0e \x01(\tR\aproblem\x12;\n" +
+	"\bprogress\x18\x14 \x03(\v2\x1f.waggle.cell.v1.ReplicaProgressR\bprogress\x12\x19\n" +
+	"\bpause_us\x18\x15 \x01(\x04R\apauseUs\x12\x14\n" +
+	"\x05empty\x18\x16 \x01(\bR\x05empty\x12\x1d\n" +
+	"\n" +
+	"last_index\x18\x17 \x01(\x04R\tlastIndex\x12\x1b\n" +
+	"\tlast_term\x18\x18 \x01(\x04R\blastTerm\x12 \n" +
+	"\vincarnation\x18( \x01(\fR\vincarnation\x12\x14\n" +
+	"\x05rules\x182 \x01(\rR\x05rules\x12\x1d\n" +
+	"\n" +
+	"node_rules\x183 \x01(\rR\tnodeRules\"\xc0\x01\n" +
+	"\x0fReplicaProgress\x12\x18\n" +
+	"\areplica\x18\x01 \x01(\x04R\areplica\x12\x1f\n" +
+	"\vlag_entries\x18\x02 \x01(\x04R\n" +
+	"lagEntries\x12\x19\n" +
+	"\bheard_ms\x18\x03 \x01(\x03R\aheardMs\x12\x1a\n" +
+	"\bsnapshot\x18\x04 \x01(\bR\bsnapshot\x12%\n" +
+	"\x0esnapshot_bytes\x18\x05 \x01(\x04R\rsnapshotBytes\x12\x14\n" +
+	"\x05joint\x18\x06 \x01(\bR\x05joint\"H\n" +
 	"\x0fSessionsRequest\x12\x12\n" +
-	"\x04user\x18\x01 \x01(\x04R\x04user\"^\n" +
+	"\x04user\x18\x01 \x01(\x04R\x04user\x12!\n" +
+	"\fload_seconds\x182 \x01(\rR\vloadSeconds\"\xa6\x01\n" +
 	"\rSessionsReply\x12\x1a\n" +
 	"\bsessions\x18\x01 \x01(\x04R\bsessions\x121\n" +
-	"\x05infos\x18\x02 \x03(\v2\x1b.waggle.cell.v1.SessionInfoR\x05infos\"\xad\x01\n" +
+	"\x05infos\x18\x02 \x03(\v2\x1b.waggle.cell.v1.SessionInfoR\x05infos\x120\n" +
+	"\x05loads\x182 \x03(\v2\x1a.waggle.cell.v1.HostedLoadR\x05loads\x12\x14\n" +
+	"\x05sends\x183 \x03(\x04R\x05sends\"Z\n" +
+	"\n" +
+	"HostedLoad\x12\x14\n" +
+	"\x05range\x18\x01 \x01(\x04R\x05range\x12\x1a\n" +
+	"\bsessions\x18\x02 \x01(\x04R\bsessions\x12\x1a\n" +
+	"\bmessages\x18\x03 \x01(\x04R\bmessages\"\xad\x01\n" +
 	"\vSessionInfo\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12\x12\n" +
@@ -5186,12 +6877,16 @@ const file_proto_cell_cell_proto_rawDesc = "" +
 	"\x0esession_number\x18\x06 \x01(\x04R\rsessionNumber2\x94\x01\n" +
 	"\x04Chat\x12B\n" +
 	"\x06Attach\x12\x19.waggle.cell.v1.EdgeBatch\x1a\x19.waggle.cell.v1.HostBatch(\x010\x01\x12H\n" +
-	"\x05Relay\x12\x1a.waggle.cell.v1.RelayBatch\x1a\x1f.waggle.cell.v1.RelayReplyBatch(\x010\x012\xb7\x02\n" +
+	"\x05Relay\x12\x1a.waggle.cell.v1.RelayBatch\x1a\x1f.waggle.cell.v1.RelayReplyBatch(\x010\x012\x9a\x05\n" +
 	"\aStorage\x12>\n" +
 	"\x04Raft\x12\x19.waggle.cell.v1.RaftBatch\x1a\x17.waggle.cell.v1.RaftAck(\x010\x01\x12J\n" +
 	"\bSnapshot\x12\x1d.waggle.cell.v1.SnapshotChunk\x1a\x1b.waggle.cell.v1.SnapshotAck(\x010\x01\x12E\n" +
 	"\x04Lead\x12\x19.waggle.cell.v1.LeadBatch\x1a\x1e.waggle.cell.v1.LeadReplyBatch(\x010\x01\x12Y\n" +
-	"\rCreateReplica\x12$.waggle.cell.v1.CreateReplicaRequest\x1a\".waggle.cell.v1.CreateReplicaReply2\xe4\x01\n" +
+	"\rCreateReplica\x12$.waggle.cell.v1.CreateReplicaRequest\x1a\".waggle.cell.v1.CreateReplicaReply\x12S\n" +
+	"\vChangeRange\x12\".waggle.cell.v1.ChangeRangeRequest\x1a .waggle.cell.v1.ChangeRangeReply\x12Y\n" +
+	"\rRemoveReplica\x12$.waggle.cell.v1.RemoveReplicaRequest\x1a\".waggle.cell.v1.RemoveReplicaReply\x12S\n" +
+	"\vDigestRange\x12\".waggle.cell.v1.DigestRangeRequest\x1a .waggle.cell.v1.DigestRangeReply\x12\\\n" +
+	"\x0eRecoverReplica\x12%.waggle.cell.v1.RecoverReplicaRequest\x1a#.waggle.cell.v1.RecoverReplicaReply2\xe4\x01\n" +
 	"\x04Node\x12J\n" +
 	"\bWhoHosts\x12\x1f.waggle.cell.v1.WhoHostsRequest\x1a\x1d.waggle.cell.v1.WhoHostsReply\x12D\n" +
 	"\x06Ranges\x12\x1d.waggle.cell.v1.RangesRequest\x1a\x1b.waggle.cell.v1.RangesReply\x12J\n" +
@@ -5209,7 +6904,7 @@ func file_proto_cell_cell_proto_rawDescGZIP() []byte {
 	return file_proto_cell_cell_proto_rawDescData
 }
 
-var file_proto_cell_cell_proto_msgTypes = make([]protoimpl.MessageInfo, 65)
+var file_proto_cell_cell_proto_msgTypes = make([]protoimpl.MessageInfo, 83)
 var file_proto_cell_cell_proto_goTypes = []any{
 	(*EdgeBatch)(nil),             // 0: waggle.cell.v1.EdgeBatch
 	(*EdgeFrame)(nil),             // 1: waggle.cell.v1.EdgeFrame
@@ -5236,182 +6931,261 @@ var file_proto_cell_cell_proto_goTypes = []any{
 	(*Signals)(nil),               // 22: waggle.cell.v1.Signals
 	(*Signal)(nil),                // 23: waggle.cell.v1.Signal
 	(*PresenceProbe)(nil),         // 24: waggle.cell.v1.PresenceProbe
-	(*ReadUser)(nil),              // 25: waggle.cell.v1.ReadUser
-	(*UserInfo)(nil),              // 26: waggle.cell.v1.UserInfo
-	(*DeviceInfo)(nil),            // 27: waggle.cell.v1.DeviceInfo
-	(*Grant)(nil),                 // 28: waggle.cell.v1.Grant
-	(*LeadBatch)(nil),             // 29: waggle.cell.v1.LeadBatch
-	(*LeadRequest)(nil),           // 30: waggle.cell.v1.LeadRequest
-	(*LeadRead)(nil),              // 31: waggle.cell.v1.LeadRead
-	(*ReadContacts)(nil),          // 32: waggle.cell.v1.ReadContacts
-	(*ReadThreadRow)(nil),         // 33: waggle.cell.v1.ReadThreadRow
-	(*LeadReplyBatch)(nil),        // 34: waggle.cell.v1.LeadReplyBatch
-	(*LeadReply)(nil),             // 35: waggle.cell.v1.LeadReply
-	(*Granted)(nil),               // 36: waggle.cell.v1.Granted
-	(*Revoked)(nil),               // 37: waggle.cell.v1.Revoked
-	(*Applied)(nil),               // 38: waggle.cell.v1.Applied
-	(*LoggedUpdate)(nil),          // 39: waggle.cell.v1.LoggedUpdate
-	(*ReadUpdates)(nil),           // 40: waggle.cell.v1.ReadUpdates
-	(*ReadThreads)(nil),           // 41: waggle.cell.v1.ReadThreads
-	(*ReadChannel)(nil),           // 42: waggle.cell.v1.ReadChannel
-	(*ReadChannelHeads)(nil),      // 43: waggle.cell.v1.ReadChannelHeads
-	(*ReadResult)(nil),            // 44: waggle.cell.v1.ReadResult
-	(*JoinedThreadRow)(nil),       // 45: waggle.cell.v1.JoinedThreadRow
-	(*ChannelHead)(nil),           // 46: waggle.cell.v1.ChannelHead
-	(*RaftBatch)(nil),             // 47: waggle.cell.v1.RaftBatch
-	(*RaftMessage)(nil),           // 48: waggle.cell.v1.RaftMessage
-	(*QuietGroup)(nil),            // 49: waggle.cell.v1.QuietGroup
-	(*RaftAck)(nil),               // 50: waggle.cell.v1.RaftAck
-	(*SnapshotChunk)(nil),         // 51: waggle.cell.v1.SnapshotChunk
-	(*SnapshotHeader)(nil),        // 52: waggle.cell.v1.SnapshotHeader
-	(*KeyValue)(nil),              // 53: waggle.cell.v1.KeyValue
-	(*SnapshotAck)(nil),           // 54: waggle.cell.v1.SnapshotAck
-	(*CreateReplicaRequest)(nil),  // 55: waggle.cell.v1.CreateReplicaRequest
-	(*CreateReplicaReply)(nil),    // 56: waggle.cell.v1.CreateReplicaReply
-	(*WhoHostsRequest)(nil),       // 57: waggle.cell.v1.WhoHostsRequest
-	(*WhoHostsReply)(nil),         // 58: waggle.cell.v1.WhoHostsReply
-	(*RangesRequest)(nil),         // 59: waggle.cell.v1.RangesRequest
-	(*RangesReply)(nil),           // 60: waggle.cell.v1.RangesReply
-	(*ReplicaStatus)(nil),         // 61: waggle.cell.v1.ReplicaStatus
-	(*SessionsRequest)(nil),       // 62: waggle.cell.v1.SessionsRequest
-	(*SessionsReply)(nil),         // 63: waggle.cell.v1.SessionsReply
-	(*SessionInfo)(nil),           // 64: waggle.cell.v1.SessionInfo
-	(*AppendMessage)(nil),         // 65: waggle.cell.v1.AppendMessage
-	(*ChannelRows)(nil),           // 66: waggle.cell.v1.ChannelRows
-	(*CreateUser)(nil),            // 67: waggle.cell.v1.CreateUser
-	(*LoginDevice)(nil),           // 68: waggle.cell.v1.LoginDevice
-	(*LogoutDevice)(nil),          // 69: waggle.cell.v1.LogoutDevice
-	(*RaiseAuthority)(nil),        // 70: waggle.cell.v1.RaiseAuthority
-	(*RefreshDevice)(nil),         // 71: waggle.cell.v1.RefreshDevice
-	(*ChangeContact)(nil),         // 72: waggle.cell.v1.ChangeContact
-	(*Result)(nil),                // 73: waggle.cell.v1.Result
-	(*StoredEvent)(nil),           // 74: waggle.cell.v1.StoredEvent
-	(*client.Card)(nil),           // 75: waggle.client.v1.Card
-	(*client.FriendPresence)(nil), // 76: waggle.client.v1.FriendPresence
-	(*client.TypingNow)(nil),      // 77: waggle.client.v1.TypingNow
-	(*Profile)(nil),               // 78: waggle.cell.v1.Profile
-	(*Device)(nil),                // 79: waggle.cell.v1.Device
-	(*Proposal)(nil),              // 80: waggle.cell.v1.Proposal
-	(client.Relation)(0),          // 81: waggle.client.v1.Relation
-	(*Descriptor)(nil),            // 82: waggle.cell.v1.Descriptor
-	(*ChannelRow)(nil),            // 83: waggle.cell.v1.ChannelRow
-	(*StoredUpdate)(nil),          // 84: waggle.cell.v1.StoredUpdate
-	(*client.Contact)(nil),        // 85: waggle.client.v1.Contact
-	(*JoinedThread)(nil),          // 86: waggle.cell.v1.JoinedThread
+	(*ReadLive)(nil),              // 25: waggle.cell.v1.ReadLive
+	(*ReadMembers)(nil),           // 26: waggle.cell.v1.ReadMembers
+	(*Members)(nil),               // 27: waggle.cell.v1.Members
+	(*LiveTold)(nil),              // 28: waggle.cell.v1.LiveTold
+	(*PostMessage)(nil),           // 29: waggle.cell.v1.PostMessage
+	(*ReadUser)(nil),              // 30: waggle.cell.v1.ReadUser
+	(*UserInfo)(nil),              // 31: waggle.cell.v1.UserInfo
+	(*DeviceInfo)(nil),            // 32: waggle.cell.v1.DeviceInfo
+	(*Grant)(nil),                 // 33: waggle.cell.v1.Grant
+	(*LeadBatch)(nil),             // 34: waggle.cell.v1.LeadBatch
+	(*LeadRequest)(nil),           // 35: waggle.cell.v1.LeadRequest
+	(*LeadRead)(nil),              // 36: waggle.cell.v1.LeadRead
+	(*ReadContacts)(nil),          // 37: waggle.cell.v1.ReadContacts
+	(*ReadThreadRow)(nil),         // 38: waggle.cell.v1.ReadThreadRow
+	(*LeadReplyBatch)(nil),        // 39: waggle.cell.v1.LeadReplyBatch
+	(*LeadReply)(nil),             // 40: waggle.cell.v1.LeadReply
+	(*Granted)(nil),               // 41: waggle.cell.v1.Granted
+	(*Revoked)(nil),               // 42: waggle.cell.v1.Revoked
+	(*Applied)(nil),               // 43: waggle.cell.v1.Applied
+	(*LoggedUpdate)(nil),          // 44: waggle.cell.v1.LoggedUpdate
+	(*ReadUpdates)(nil),           // 45: waggle.cell.v1.ReadUpdates
+	(*ReadThreads)(nil),           // 46: waggle.cell.v1.ReadThreads
+	(*ReadChannel)(nil),           // 47: waggle.cell.v1.ReadChannel
+	(*ReadChannelHeads)(nil),      // 48: waggle.cell.v1.ReadChannelHeads
+	(*ReadResult)(nil),            // 49: waggle.cell.v1.ReadResult
+	(*ReadFiles)(nil),             // 50: waggle.cell.v1.ReadFiles
+	(*Files)(nil),                 // 51: waggle.cell.v1.Files
+	(*JoinedThreadRow)(nil),       // 52: waggle.cell.v1.JoinedThreadRow
+	(*ChannelHead)(nil),           // 53: waggle.cell.v1.ChannelHead
+	(*RaftBatch)(nil),             // 54: waggle.cell.v1.RaftBatch
+	(*JointNote)(nil),             // 55: waggle.cell.v1.JointNote
+	(*RaftMessage)(nil),           // 56: waggle.cell.v1.RaftMessage
+	(*QuietGroup)(nil),            // 57: waggle.cell.v1.QuietGroup
+	(*RaftAck)(nil),               // 58: waggle.cell.v1.RaftAck
+	(*SnapshotChunk)(nil),         // 59: waggle.cell.v1.SnapshotChunk
+	(*SnapshotHeader)(nil),        // 60: waggle.cell.v1.SnapshotHeader
+	(*KeyValue)(nil),              // 61: waggle.cell.v1.KeyValue
+	(*SnapshotAck)(nil),           // 62: waggle.cell.v1.SnapshotAck
+	(*CreateReplicaRequest)(nil),  // 63: waggle.cell.v1.CreateReplicaRequest
+	(*CreateReplicaReply)(nil),    // 64: waggle.cell.v1.CreateReplicaReply
+	(*ChangeRangeRequest)(nil),    // 65: waggle.cell.v1.ChangeRangeRequest
+	(*ChangeRangeReply)(nil),      // 66: waggle.cell.v1.ChangeRangeReply
+	(*RemoveReplicaRequest)(nil),  // 67: waggle.cell.v1.RemoveReplicaRequest
+	(*RemoveReplicaReply)(nil),    // 68: waggle.cell.v1.RemoveReplicaReply
+	(*DigestRangeRequest)(nil),    // 69: waggle.cell.v1.DigestRangeRequest
+	(*DigestRangeReply)(nil),      // 70: waggle.cell.v1.DigestRangeReply
+	(*RecoverReplicaRequest)(nil), // 71: waggle.cell.v1.RecoverReplicaRequest
+	(*RecoverReplicaReply)(nil),   // 72: waggle.cell.v1.RecoverReplicaReply
+	(*WhoHostsRequest)(nil),       // 73: waggle.cell.v1.WhoHostsRequest
+	(*WhoHostsReply)(nil),         // 74: waggle.cell.v1.WhoHostsReply
+	(*RangesRequest)(nil),         // 75: waggle.cell.v1.RangesRequest
+	(*RangesReply)(nil),           // 76: waggle.cell.v1.RangesReply
+	(*ReplicaStatus)(nil),         // 77: waggle.cell.v1.ReplicaStatus
+	(*ReplicaProgress)(nil),       // 78: waggle.cell.v1.ReplicaProgress
+	(*SessionsRequest)(nil),       // 79: waggle.cell.v1.SessionsRequest
+	(*SessionsReply)(nil),         // 80: waggle.cell.v1.SessionsReply
+	(*HostedLoad)(nil),            // 81: waggle.cell.v1.HostedLoad
+	(*SessionInfo)(nil),           // 82: waggle.cell.v1.SessionInfo
+	(*AppendMessage)(nil),         // 83: waggle.cell.v1.AppendMessage
+	(*ChannelRows)(nil),           // 84: waggle.cell.v1.ChannelRows
+	(*CreateUser)(nil),            // 85: waggle.cell.v1.CreateUser
+	(*LoginDevice)(nil),           // 86: waggle.cell.v1.LoginDevice
+	(*LogoutDevice)(nil),          // 87: waggle.cell.v1.LogoutDevice
+	(*RaiseAuthority)(nil),        // 88: waggle.cell.v1.RaiseAuthority
+	(*RefreshDevice)(nil),         // 89: waggle.cell.v1.RefreshDevice
+	(*ChangeContact)(nil),         // 90: waggle.cell.v1.ChangeContact
+	(*CreateFile)(nil),            // 91: waggle.cell.v1.CreateFile
+	(*ReserveFile)(nil),           // 92: waggle.cell.v1.ReserveFile
+	(*CompleteFile)(nil),          // 93: waggle.cell.v1.CompleteFile
+	(*RemoveFile)(nil),            // 94: waggle.cell.v1.RemoveFile
+	(*PlaceFile)(nil),             // 95: waggle.cell.v1.PlaceFile
+	(*SetAvatar)(nil),             // 96: waggle.cell.v1.SetAvatar
+	(*CreateLive)(nil),            // 97: waggle.cell.v1.CreateLive
+	(*ReportLive)(nil),            // 98: waggle.cell.v1.ReportLive
+	(*RemoveLive)(nil),            // 99: waggle.cell.v1.RemoveLive
+	(*Result)(nil),                // 100: waggle.cell.v1.Result
+	(*LiveRow)(nil),               // 101: waggle.cell.v1.LiveRow
+	(*StoredEvent)(nil),           // 102: waggle.cell.v1.StoredEvent
+	(*client.Card)(nil),           // 103: waggle.client.v1.Card
+	(*client.FriendPresence)(nil), // 104: waggle.client.v1.FriendPresence
+	(*client.TypingNow)(nil),      // 105: waggle.client.v1.TypingNow
+	(*client.LiveViewers)(nil),    // 106: waggle.client.v1.LiveViewers
+	(*client.LiveMessage)(nil),    // 107: waggle.client.v1.LiveMessage
+	(*client.FileMessage)(nil),    // 108: waggle.client.v1.FileMessage
+	(*Profile)(nil),               // 109: waggle.cell.v1.Profile
+	(*Device)(nil),                // 110: waggle.cell.v1.Device
+	(*Proposal)(nil),              // 111: waggle.cell.v1.Proposal
+	(client.Relation)(0),          // 112: waggle.client.v1.Relation
+	(*Descriptor)(nil),            // 113: waggle.cell.v1.Descriptor
+	(*ChannelRow)(nil),            // 114: waggle.cell.v1.ChannelRow
+	(*StoredUpdate)(nil),          // 115: waggle.cell.v1.StoredUpdate
+	(*client.Contact)(nil),        // 116: waggle.client.v1.Contact
+	(*FileRow)(nil),               // 117: waggle.cell.v1.FileRow
+	(*FileUsage)(nil),             // 118: waggle.cell.v1.FileUsage
+	(*JoinedThread)(nil),          // 119: waggle.cell.v1.JoinedThread
+	(*ChangeReplicas)(nil),        // 120: waggle.cell.v1.ChangeReplicas
 }
 var file_proto_cell_cell_proto_depIdxs = []int32{
-	1,  // 0: waggle.cell.v1.EdgeBatch.frames:type_name -> waggle.cell.v1.EdgeFrame
-	2,  // 1: waggle.cell.v1.EdgeFrame.attach:type_name -> waggle.cell.v1.AttachSession
-	3,  // 2: waggle.cell.v1.EdgeFrame.detach:type_name -> waggle.cell.v1.DetachSession
-	5,  // 3: waggle.cell.v1.HostBatch.frames:type_name -> waggle.cell.v1.HostFrame
-	6,  // 4: waggle.cell.v1.HostFrame.attached:type_name -> waggle.cell.v1.Attached
-	7,  // 5: waggle.cell.v1.HostFrame.push:type_name -> waggle.cell.v1.Push
-	8,  // 6: waggle.cell.v1.HostFrame.refused:type_name -> waggle.cell.v1.Refused
-	9,  // 7: waggle.cell.v1.HostFrame.end:type_name -> waggle.cell.v1.EndSession
-	10, // 8: waggle.cell.v1.Refused.route:type_name -> waggle.cell.v1.Route
-	12, // 9: waggle.cell.v1.RelayBatch.requests:type_name -> waggle.cell.v1.RelayRequest
-	65, // 10: waggle.cell.v1.RelayRequest.append:type_name -> waggle.cell.v1.AppendMessage
-	66, // 11: waggle.cell.v1.RelayRequest.channel_rows:type_name -> waggle.cell.v1.ChannelRows
-	16, // 12: waggle.cell.v1.RelayRequest.read_events:type_name -> waggle.cell.v1.ReadEvents
-	19, // 13: waggle.cell.v1.RelayRequest.read_thread:type_name -> waggle.cell.v1.ReadThread
-	67, // 14: waggle.cell.v1.RelayRequest.create_user:type_name -> waggle.cell.v1.CreateUser
-	68, // 15: waggle.cell.v1.RelayRequest.login_device:type_name -> waggle.cell.v1.LoginDevice
-	25, // 16: waggle.cell.v1.RelayRequest.read_user:type_name -> waggle.cell.v1.ReadUser
-	69, // 17: waggle.cell.v1.RelayRequest.logout_device:type_name -> waggle.cell.v1.LogoutDevice
-	70, // 18: waggle.cell.v1.RelayRequest.raise_authority:type_name -> waggle.cell.v1.RaiseAuthority
-	71, // 19: waggle.cell.v1.RelayRequest.refresh_device:type_name -> waggle.cell.v1.RefreshDevice
-	72, // 20: waggle.cell.v1.RelayRequest.change_contact:type_name -> waggle.cell.v1.ChangeContact
-	20, // 21: waggle.cell.v1.RelayRequest.read_cards:type_name -> waggle.cell.v1.ReadCards
-	22, // 22: waggle.cell.v1.RelayRequest.signals:type_name -> waggle.cell.v1.Signals
-	13, // 23: waggle.cell.v1.RelayRequest.close_sessions:type_name -> waggle.cell.v1.CloseSessions
-	15, // 24: waggle.cell.v1.RelayReplyBatch.replies:type_name -> waggle.cell.v1.RelayReply
-	8,  // 25: waggle.cell.v1.RelayReply.refused:type_name -> waggle.cell.v1.Refused
-	73, // 26: waggle.cell.v1.RelayReply.result:type_name -> waggle.cell.v1.Result
-	18, // 27: waggle.cell.v1.RelayReply.events:type_name -> waggle.cell.v1.Events
-	26, // 28: waggle.cell.v1.RelayReply.user:type_name -> waggle.cell.v1.UserInfo
-	21, // 29: waggle.cell.v1.RelayReply.cards:type_name -> waggle.cell.v1.Cards
-	17, // 30: waggle.cell.v1.ReadEvents.refs:type_name -> waggle.cell.v1.EventRef
-	74, // 31: waggle.cell.v1.Events.events:type_name -> waggle.cell.v1.StoredEvent
-	17, // 32: waggle.cell.v1.Events.refs:type_name -> waggle.cell.v1.EventRef
-	75, // 33: waggle.cell.v1.Cards.cards:type_name -> waggle.client.v1.Card
-	23, // 34: waggle.cell.v1.Signals.signals:type_name -> waggle.cell.v1.Signal
-	76, // 35: waggle.cell.v1.Signal.presence:type_name -> waggle.client.v1.FriendPresence
-	77, // 36: waggle.cell.v1.Signal.typing:type_name -> waggle.client.v1.TypingNow
-	24, // 37: waggle.cell.v1.Signal.probe:type_name -> waggle.cell.v1.PresenceProbe
-	78, // 38: waggle.cell.v1.UserInfo.profile:type_name -> waggle.cell.v1.Profile
-	27, // 39: waggle.cell.v1.UserInfo.devices:type_name -> waggle.cell.v1.DeviceInfo
-	79, // 40: waggle.cell.v1.DeviceInfo.row:type_name -> waggle.cell.v1.Device
-	30, // 41: waggle.cell.v1.LeadBatch.requests:type_name -> waggle.cell.v1.LeadRequest
-	28, // 42: waggle.cell.v1.LeadRequest.grant:type_name -> waggle.cell.v1.Grant
-	80, // 43: waggle.cell.v1.LeadRequest.propose:type_name -> waggle.cell.v1.Proposal
-	31, // 44: waggle.cell.v1.LeadRequest.read:type_name -> waggle.cell.v1.LeadRead
-	40, // 45: waggle.cell.v1.LeadRead.updates:type_name -> waggle.cell.v1.ReadUpdates
-	16, // 46: waggle.cell.v1.LeadRead.events:type_name -> waggle.cell.v1.ReadEvents
-	19, // 47: waggle.cell.v1.LeadRead.thread:type_name -> waggle.cell.v1.ReadThread
-	41, // 48: waggle.cell.v1.LeadRead.threads:type_name -> waggle.cell.v1.ReadThreads
-	25, // 49: waggle.cell.v1.LeadRead.user:type_name -> waggle.cell.v1.ReadUser
-	42, // 50: waggle.cell.v1.LeadRead.channel:type_name -> waggle.cell.v1.ReadChannel
-	43, // 51: waggle.cell.v1.LeadRead.channel_heads:type_name -> waggle.cell.v1.ReadChannelHeads
-	33, // 52: waggle.cell.v1.LeadRead.thread_row:type_name -> waggle.cell.v1.ReadThreadRow
-	32, // 53: waggle.cell.v1.LeadRead.contacts:type_name -> waggle.cell.v1.ReadContacts
-	20, // 54: waggle.cell.v1.LeadRead.cards:type_name -> waggle.cell.v1.ReadCards
-	81, // 55: waggle.cell.v1.ReadContacts.relations:type_name -> waggle.client.v1.Relation
-	35, // 56: waggle.cell.v1.LeadReplyBatch.replies:type_name -> waggle.cell.v1.LeadReply
-	8,  // 57: waggle.cell.v1.LeadReply.refused:type_name -> waggle.cell.v1.Refused
-	38, // 58: waggle.cell.v1.LeadReply.applied:type_name -> waggle.cell.v1.Applied
-	44, // 59: waggle.cell.v1.LeadReply.read:type_name -> waggle.cell.v1.ReadResult
-	36, // 60: waggle.cell.v1.LeadReply.granted:type_name -> waggle.cell.v1.Granted
-	37, // 61: waggle.cell.v1.LeadReply.revoked:type_name -> waggle.cell.v1.Revoked
-	28, // 62: waggle.cell.v1.Granted.grant:type_name -> waggle.cell.v1.Grant
-	82, // 63: waggle.cell.v1.Granted.descriptor:type_name -> waggle.cell.v1.Descriptor
-	28, // 64: waggle.cell.v1.Revoked.grant:type_name -> waggle.cell.v1.Grant
-	73, // 65: waggle.cell.v1.Applied.results:type_name -> waggle.cell.v1.Result
-	39, // 66: waggle.cell.v1.Applied.updates:type_name -> waggle.cell.v1.LoggedUpdate
-	83, // 67: waggle.cell.v1.Applied.channel_rows:type_name -> waggle.cell.v1.ChannelRow
-	84, // 68: waggle.cell.v1.LoggedUpdate.update:type_name -> waggle.cell.v1.StoredUpdate
-	74, // 69: waggle.cell.v1.LoggedUpdate.event:type_name -> waggle.cell.v1.StoredEvent
-	39, // 70: waggle.cell.v1.ReadResult.updates:type_name -> waggle.cell.v1.LoggedUpdate
-	18, // 71: waggle.cell.v1.ReadResult.events:type_name -> waggle.cell.v1.Events
-	45, // 72: waggle.cell.v1.ReadResult.threads:type_name -> waggle.cell.v1.JoinedThreadRow
-	26, // 73: waggle.cell.v1.ReadResult.user:type_name -> waggle.cell.v1.UserInfo
-	83, // 74: waggle.cell.v1.ReadResult.channel_rows:type_name -> waggle.cell.v1.ChannelRow
-	46, // 75: waggle.cell.v1.ReadResult.channel_heads:type_name -> waggle.cell.v1.ChannelHead
-	85, // 76: waggle.cell.v1.ReadResult.contacts:type_name -> waggle.client.v1.Contact
-	21, // 77: waggle.cell.v1.ReadResult.cards:type_name -> waggle.cell.v1.Cards
-	86, // 78: waggle.cell.v1.JoinedThreadRow.row:type_name -> waggle.cell.v1.JoinedThread
-	74, // 79: waggle.cell.v1.JoinedThreadRow.last:type_name -> waggle.cell.v1.StoredEvent
-	48, // 80: waggle.cell.v1.RaftBatch.messages:type_name -> waggle.cell.v1.RaftMessage
-	49, // 81: waggle.cell.v1.RaftBatch.quiet:type_name -> waggle.cell.v1.QuietGroup
-	52, // 82: waggle.cell.v1.SnapshotChunk.header:type_name -> waggle.cell.v1.SnapshotHeader
-	53, // 83: waggle.cell.v1.SnapshotChunk.pairs:type_name -> waggle.cell.v1.KeyValue
-	82, // 84: waggle.cell.v1.CreateReplicaRequest.descriptor:type_name -> waggle.cell.v1.Descriptor
-	10, // 85: waggle.cell.v1.WhoHostsReply.routes:type_name -> waggle.cell.v1.Route
-	61, // 86: waggle.cell.v1.RangesReply.replicas:type_name -> waggle.cell.v1.ReplicaStatus
-	82, // 87: waggle.cell.v1.ReplicaStatus.descriptor:type_name -> waggle.cell.v1.Descriptor
-	64, // 88: waggle.cell.v1.SessionsReply.infos:type_name -> waggle.cell.v1.SessionInfo
-	0,  // 89: waggle.cell.v1.Chat.Attach:input_type -> waggle.cell.v1.EdgeBatch
-	11, // 90: waggle.cell.v1.Chat.Relay:input_type -> waggle.cell.v1.RelayBatch
-	47, // 91: waggle.cell.v1.Storage.Raft:input_type -> waggle.cell.v1.RaftBatch
-	51, // 92: waggle.cell.v1.Storage.Snapshot:input_type -> waggle.cell.v1.SnapshotChunk
-	29, // 93: waggle.cell.v1.Storage.Lead:input_type -> waggle.cell.v1.LeadBatch
-	55, // 94: waggle.cell.v1.Storage.CreateReplica:input_type -> waggle.cell.v1.CreateReplicaRequest
-	57, // 95: waggle.cell.v1.Node.WhoHosts:input_type -> waggle.cell.v1.WhoHostsRequest
-	59, // 96: waggle.cell.v1.Node.Ranges:input_type -> waggle.cell.v1.RangesRequest
-	62, // 97: waggle.cell.v1.Node.Sessions:input_type -> waggle.cell.v1.SessionsRequest
-	4,  // 98: waggle.cell.v1.Chat.Attach:output_type -> waggle.cell.v1.HostBatch
-	14, // 99: waggle.cell.v1.Chat.Relay:output_type -> waggle.cell.v1.RelayReplyBatch
-	50, // 100: waggle.cell.v1.Storage.Raft:output_type -> waggle.cell.v1.RaftAck
-	54, // 101: waggle.cell.v1.Storage.Snapshot:output_type -> waggle.cell.v1.SnapshotAck
-	34, // 102: waggle.cell.v1.Storage.Lead:output_type -> waggle.cell.v1.LeadReplyBatch
-	56, // 103: waggle.cell.v1.Storage.CreateReplica:output_type -> waggle.cell.v1.CreateReplicaReply
-	58, // 104: waggle.cell.v1.Node.WhoHosts:output_type -> waggle.cell.v1.WhoHostsReply
-	60, // 105: waggle.cell.v1.Node.Ranges:output_type -> waggle.cell.v1.RangesReply
-	63, // 106: waggle.cell.v1.Node.Sessions:output_type -> waggle.cell.v1.SessionsReply
-	98, // [98:107] is the sub-list for method output_type
-	89, // [89:98] is the sub-list for method input_type
-	89, // [89:89] is the sub-list for extension type_name
-	89, // [89:89] is the sub-list for extension extendee
-	0,  // [0:89] is the sub-list for field type_name
+	1,   // 0: waggle.cell.v1.EdgeBatch.frames:type_name -> waggle.cell.v1.EdgeFrame
+	2,   // 1: waggle.cell.v1.EdgeFrame.attach:type_name -> waggle.cell.v1.AttachSession
+	3,   // 2: waggle.cell.v1.EdgeFrame.detach:type_name -> waggle.cell.v1.DetachSession
+	5,   // 3: waggle.cell.v1.HostBatch.frames:type_name -> waggle.cell.v1.HostFrame
+	6,   // 4: waggle.cell.v1.HostFrame.attached:type_name -> waggle.cell.v1.Attached
+	7,   // 5: waggle.cell.v1.HostFrame.push:type_name -> waggle.cell.v1.Push
+	8,   // 6: waggle.cell.v1.HostFrame.refused:type_name -> waggle.cell.v1.Refused
+	9,   // 7: waggle.cell.v1.HostFrame.end:type_name -> waggle.cell.v1.EndSession
+	10,  // 8: waggle.cell.v1.Refused.route:type_name -> waggle.cell.v1.Route
+	12,  // 9: waggle.cell.v1.RelayBatch.requests:type_name -> waggle.cell.v1.RelayRequest
+	83,  // 10: waggle.cell.v1.RelayRequest.append:type_name -> waggle.cell.v1.AppendMessage
+	84,  // 11: waggle.cell.v1.RelayRequest.channel_rows:type_name -> waggle.cell.v1.ChannelRows
+	16,  // 12: waggle.cell.v1.RelayRequest.read_events:type_name -> waggle.cell.v1.ReadEvents
+	19,  // 13: waggle.cell.v1.RelayRequest.read_thread:type_name -> waggle.cell.v1.ReadThread
+	85,  // 14: waggle.cell.v1.RelayRequest.create_user:type_name -> waggle.cell.v1.CreateUser
+	86,  // 15: waggle.cell.v1.RelayRequest.login_device:type_name -> waggle.cell.v1.LoginDevice
+	30,  // 16: waggle.cell.v1.RelayRequest.read_user:type_name -> waggle.cell.v1.ReadUser
+	87,  // 17: waggle.cell.v1.RelayRequest.logout_device:type_name -> waggle.cell.v1.LogoutDevice
+	88,  // 18: waggle.cell.v1.RelayRequest.raise_authority:type_name -> waggle.cell.v1.RaiseAuthority
+	89,  // 19: waggle.cell.v1.RelayRequest.refresh_device:type_name -> waggle.cell.v1.RefreshDevice
+	90,  // 20: waggle.cell.v1.RelayRequest.change_contact:type_name -> waggle.cell.v1.ChangeContact
+	20,  // 21: waggle.cell.v1.RelayRequest.read_cards:type_name -> waggle.cell.v1.ReadCards
+	22,  // 22: waggle.cell.v1.RelayRequest.signals:type_name -> waggle.cell.v1.Signals
+	13,  // 23: waggle.cell.v1.RelayRequest.close_sessions:type_name -> waggle.cell.v1.CloseSessions
+	91,  // 24: waggle.cell.v1.RelayRequest.create_file:type_name -> waggle.cell.v1.CreateFile
+	92,  // 25: waggle.cell.v1.RelayRequest.reserve_file:type_name -> waggle.cell.v1.ReserveFile
+	93,  // 26: waggle.cell.v1.RelayRequest.complete_file:type_name -> waggle.cell.v1.CompleteFile
+	94,  // 27: waggle.cell.v1.RelayRequest.remove_file:type_name -> waggle.cell.v1.RemoveFile
+	95,  // 28: waggle.cell.v1.RelayRequest.place_file:type_name -> waggle.cell.v1.PlaceFile
+	50,  // 29: waggle.cell.v1.RelayRequest.read_files:type_name -> waggle.cell.v1.ReadFiles
+	96,  // 30: waggle.cell.v1.RelayRequest.set_avatar:type_name -> waggle.cell.v1.SetAvatar
+	97,  // 31: waggle.cell.v1.RelayRequest.create_live:type_name -> waggle.cell.v1.CreateLive
+	98,  // 32: waggle.cell.v1.RelayRequest.report_live:type_name -> waggle.cell.v1.ReportLive
+	99,  // 33: waggle.cell.v1.RelayRequest.remove_live:type_name -> waggle.cell.v1.RemoveLive
+	25,  // 34: waggle.cell.v1.RelayRequest.read_live:type_name -> waggle.cell.v1.ReadLive
+	26,  // 35: waggle.cell.v1.RelayRequest.read_members:type_name -> waggle.cell.v1.ReadMembers
+	28,  // 36: waggle.cell.v1.RelayRequest.live_told:type_name -> waggle.cell.v1.LiveTold
+	29,  // 37: waggle.cell.v1.RelayRequest.post_message:type_name -> waggle.cell.v1.PostMessage
+	15,  // 38: waggle.cell.v1.RelayReplyBatch.replies:type_name -> waggle.cell.v1.RelayReply
+	8,   // 39: waggle.cell.v1.RelayReply.refused:type_name -> waggle.cell.v1.Refused
+	100, // 40: waggle.cell.v1.RelayReply.result:type_name -> waggle.cell.v1.Result
+	18,  // 41: waggle.cell.v1.RelayReply.events:type_name -> waggle.cell.v1.Events
+	31,  // 42: waggle.cell.v1.RelayReply.user:type_name -> waggle.cell.v1.UserInfo
+	21,  // 43: waggle.cell.v1.RelayReply.cards:type_name -> waggle.cell.v1.Cards
+	51,  // 44: waggle.cell.v1.RelayReply.files:type_name -> waggle.cell.v1.Files
+	101, // 45: waggle.cell.v1.RelayReply.live:type_name -> waggle.cell.v1.LiveRow
+	27,  // 46: waggle.cell.v1.RelayReply.members:type_name -> waggle.cell.v1.Members
+	17,  // 47: waggle.cell.v1.ReadEvents.refs:type_name -> waggle.cell.v1.EventRef
+	102, // 48: waggle.cell.v1.Events.events:type_name -> waggle.cell.v1.StoredEvent
+	17,  // 49: waggle.cell.v1.Events.refs:type_name -> waggle.cell.v1.EventRef
+	103, // 50: waggle.cell.v1.Cards.cards:type_name -> waggle.client.v1.Card
+	23,  // 51: waggle.cell.v1.Signals.signals:type_name -> waggle.cell.v1.Signal
+	104, // 52: waggle.cell.v1.Signal.presence:type_name -> waggle.client.v1.FriendPresence
+	105, // 53: waggle.cell.v1.Signal.typing:type_name -> waggle.client.v1.TypingNow
+	24,  // 54: waggle.cell.v1.Signal.probe:type_name -> waggle.cell.v1.PresenceProbe
+	106, // 55: waggle.cell.v1.Signal.live_viewers:type_name -> waggle.client.v1.LiveViewers
+	106, // 56: waggle.cell.v1.LiveTold.viewers:type_name -> waggle.client.v1.LiveViewers
+	107, // 57: waggle.cell.v1.PostMessage.live:type_name -> waggle.client.v1.LiveMessage
+	108, // 58: waggle.cell.v1.PostMessage.file:type_name -> waggle.client.v1.FileMessage
+	109, // 59: waggle.cell.v1.UserInfo.profile:type_name -> waggle.cell.v1.Profile
+	32,  // 60: waggle.cell.v1.UserInfo.devices:type_name -> waggle.cell.v1.DeviceInfo
+	110, // 61: waggle.cell.v1.DeviceInfo.row:type_name -> waggle.cell.v1.Device
+	35,  // 62: waggle.cell.v1.LeadBatch.requests:type_name -> waggle.cell.v1.LeadRequest
+	33,  // 63: waggle.cell.v1.LeadRequest.grant:type_name -> waggle.cell.v1.Grant
+	111, // 64: waggle.cell.v1.LeadRequest.propose:type_name -> waggle.cell.v1.Proposal
+	36,  // 65: waggle.cell.v1.LeadRequest.read:type_name -> waggle.cell.v1.LeadRead
+	45,  // 66: waggle.cell.v1.LeadRead.updates:type_name -> waggle.cell.v1.ReadUpdates
+	16,  // 67: waggle.cell.v1.LeadRead.events:type_name -> waggle.cell.v1.ReadEvents
+	19,  // 68: waggle.cell.v1.LeadRead.thread:type_name -> waggle.cell.v1.ReadThread
+	46,  // 69: waggle.cell.v1.LeadRead.threads:type_name -> waggle.cell.v1.ReadThreads
+	30,  // 70: waggle.cell.v1.LeadRead.user:type_name -> waggle.cell.v1.ReadUser
+	47,  // 71: waggle.cell.v1.LeadRead.channel:type_name -> waggle.cell.v1.ReadChannel
+	48,  // 72: waggle.cell.v1.LeadRead.channel_heads:type_name -> waggle.cell.v1.ReadChannelHeads
+	38,  // 73: waggle.cell.v1.LeadRead.thread_row:type_name -> waggle.cell.v1.ReadThreadRow
+	37,  // 74: waggle.cell.v1.LeadRead.contacts:type_name -> waggle.cell.v1.ReadContacts
+	20,  // 75: waggle.cell.v1.LeadRead.cards:type_name -> waggle.cell.v1.ReadCards
+	50,  // 76: waggle.cell.v1.LeadRead.files:type_name -> waggle.cell.v1.ReadFiles
+	25,  // 77: waggle.cell.v1.LeadRead.live:type_name -> waggle.cell.v1.ReadLive
+	26,  // 78: waggle.cell.v1.LeadRead.members:type_name -> waggle.cell.v1.ReadMembers
+	112, // 79: waggle.cell.v1.ReadContacts.relations:type_name -> waggle.client.v1.Relation
+	40,  // 80: waggle.cell.v1.LeadReplyBatch.replies:type_name -> waggle.cell.v1.LeadReply
+	8,   // 81: waggle.cell.v1.LeadReply.refused:type_name -> waggle.cell.v1.Refused
+	43,  // 82: waggle.cell.v1.LeadReply.applied:type_name -> waggle.cell.v1.Applied
+	49,  // 83: waggle.cell.v1.LeadReply.read:type_name -> waggle.cell.v1.ReadResult
+	41,  // 84: waggle.cell.v1.LeadReply.granted:type_name -> waggle.cell.v1.Granted
+	42,  // 85: waggle.cell.v1.LeadReply.revoked:type_name -> waggle.cell.v1.Revoked
+	33,  // 86: waggle.cell.v1.Granted.grant:type_name -> waggle.cell.v1.Grant
+	113, // 87: waggle.cell.v1.Granted.descriptor:type_name -> waggle.cell.v1.Descriptor
+	33,  // 88: waggle.cell.v1.Revoked.grant:type_name -> waggle.cell.v1.Grant
+	100, // 89: waggle.cell.v1.Applied.results:type_name -> waggle.cell.v1.Result
+	44,  // 90: waggle.cell.v1.Applied.updates:type_name -> waggle.cell.v1.LoggedUpdate
+	114, // 91: waggle.cell.v1.Applied.channel_rows:type_name -> waggle.cell.v1.ChannelRow
+	115, // 92: waggle.cell.v1.LoggedUpdate.update:type_name -> waggle.cell.v1.StoredUpdate
+	102, // 93: waggle.cell.v1.LoggedUpdate.event:type_name -> waggle.cell.v1.StoredEvent
+	44,  // 94: waggle.cell.v1.ReadResult.updates:type_name -> waggle.cell.v1.LoggedUpdate
+	18,  // 95: waggle.cell.v1.ReadResult.events:type_name -> waggle.cell.v1.Events
+	52,  // 96: waggle.cell.v1.ReadResult.threads:type_name -> waggle.cell.v1.JoinedThreadRow
+	31,  // 97: waggle.cell.v1.ReadResult.user:type_name -> waggle.cell.v1.UserInfo
+	114, // 98: waggle.cell.v1.ReadResult.channel_rows:type_name -> waggle.cell.v1.ChannelRow
+	53,  // 99: waggle.cell.v1.ReadResult.channel_heads:type_name -> waggle.cell.v1.ChannelHead
+	116, // 100: waggle.cell.v1.ReadResult.contacts:type_name -> waggle.client.v1.Contact
+	21,  // 101: waggle.cell.v1.ReadResult.cards:type_name -> waggle.cell.v1.Cards
+	51,  // 102: waggle.cell.v1.ReadResult.files:type_name -> waggle.cell.v1.Files
+	101, // 103: waggle.cell.v1.ReadResult.live:type_name -> waggle.cell.v1.LiveRow
+	27,  // 104: waggle.cell.v1.ReadResult.members:type_name -> waggle.cell.v1.Members
+	117, // 105: waggle.cell.v1.Files.files:type_name -> waggle.cell.v1.FileRow
+	118, // 106: waggle.cell.v1.Files.usage:type_name -> waggle.cell.v1.FileUsage
+	17,  // 107: waggle.cell.v1.Files.sent:type_name -> waggle.cell.v1.EventRef
+	119, // 108: waggle.cell.v1.JoinedThreadRow.row:type_name -> waggle.cell.v1.JoinedThread
+	102, // 109: waggle.cell.v1.JoinedThreadRow.last:type_name -> waggle.cell.v1.StoredEvent
+	56,  // 110: waggle.cell.v1.RaftBatch.messages:type_name -> waggle.cell.v1.RaftMessage
+	57,  // 111: waggle.cell.v1.RaftBatch.quiet:type_name -> waggle.cell.v1.QuietGroup
+	55,  // 112: waggle.cell.v1.RaftBatch.joint:type_name -> waggle.cell.v1.JointNote
+	60,  // 113: waggle.cell.v1.SnapshotChunk.header:type_name -> waggle.cell.v1.SnapshotHeader
+	61,  // 114: waggle.cell.v1.SnapshotChunk.pairs:type_name -> waggle.cell.v1.KeyValue
+	113, // 115: waggle.cell.v1.CreateReplicaRequest.descriptor:type_name -> waggle.cell.v1.Descriptor
+	120, // 116: waggle.cell.v1.ChangeRangeRequest.change:type_name -> waggle.cell.v1.ChangeReplicas
+	113, // 117: waggle.cell.v1.ChangeRangeReply.descriptor:type_name -> waggle.cell.v1.Descriptor
+	113, // 118: waggle.cell.v1.RemoveReplicaRequest.descriptor:type_name -> waggle.cell.v1.Descriptor
+	113, // 119: waggle.cell.v1.RecoverReplicaReply.descriptor:type_name -> waggle.cell.v1.Descriptor
+	10,  // 120: waggle.cell.v1.WhoHostsReply.routes:type_name -> waggle.cell.v1.Route
+	77,  // 121: waggle.cell.v1.RangesReply.replicas:type_name -> waggle.cell.v1.ReplicaStatus
+	113, // 122: waggle.cell.v1.ReplicaStatus.descriptor:type_name -> waggle.cell.v1.Descriptor
+	78,  // 123: waggle.cell.v1.ReplicaStatus.progress:type_name -> waggle.cell.v1.ReplicaProgress
+	82,  // 124: waggle.cell.v1.SessionsReply.infos:type_name -> waggle.cell.v1.SessionInfo
+	81,  // 125: waggle.cell.v1.SessionsReply.loads:type_name -> waggle.cell.v1.HostedLoad
+	0,   // 126: waggle.cell.v1.Chat.Attach:input_type -> waggle.cell.v1.EdgeBatch
+	11,  // 127: waggle.cell.v1.Chat.Relay:input_type -> waggle.cell.v1.RelayBatch
+	54,  // 128: waggle.cell.v1.Storage.Raft:input_type -> waggle.cell.v1.RaftBatch
+	59,  // 129: waggle.cell.v1.Storage.Snapshot:input_type -> waggle.cell.v1.SnapshotChunk
+	34,  // 130: waggle.cell.v1.Storage.Lead:input_type -> waggle.cell.v1.LeadBatch
+	63,  // 131: waggle.cell.v1.Storage.CreateReplica:input_type -> waggle.cell.v1.CreateReplicaRequest
+	65,  // 132: waggle.cell.v1.Storage.ChangeRange:input_type -> waggle.cell.v1.ChangeRangeRequest
+	67,  // 133: waggle.cell.v1.Storage.RemoveReplica:input_type -> waggle.cell.v1.RemoveReplicaRequest
+	69,  // 134: waggle.cell.v1.Storage.DigestRange:input_type -> waggle.cell.v1.DigestRangeRequest
+	71,  // 135: waggle.cell.v1.Storage.RecoverReplica:input_type -> waggle.cell.v1.RecoverReplicaRequest
+	73,  // 136: waggle.cell.v1.Node.WhoHosts:input_type -> waggle.cell.v1.WhoHostsRequest
+	75,  // 137: waggle.cell.v1.Node.Ranges:input_type -> waggle.cell.v1.RangesRequest
+	79,  // 138: waggle.cell.v1.Node.Sessions:input_type -> waggle.cell.v1.SessionsRequest
+	4,   // 139: waggle.cell.v1.Chat.Attach:output_type -> waggle.cell.v1.HostBatch
+	14,  // 140: waggle.cell.v1.Chat.Relay:output_type -> waggle.cell.v1.RelayReplyBatch
+	58,  // 141: waggle.cell.v1.Storage.Raft:output_type -> waggle.cell.v1.RaftAck
+	62,  // 142: waggle.cell.v1.Storage.Snapshot:output_type -> waggle.cell.v1.SnapshotAck
+	39,  // 143: waggle.cell.v1.Storage.Lead:output_type -> waggle.cell.v1.LeadReplyBatch
+	64,  // 144: waggle.cell.v1.Storage.CreateReplica:output_type -> waggle.cell.v1.CreateReplicaReply
+	66,  // 145: waggle.cell.v1.Storage.ChangeRange:output_type -> waggle.cell.v1.ChangeRangeReply
+	68,  // 146: waggle.cell.v1.Storage.RemoveReplica:output_type -> waggle.cell.v1.RemoveReplicaReply
+	70,  // 147: waggle.cell.v1.Storage.DigestRange:output_type -> waggle.cell.v1.DigestRangeReply
+	72,  // 148: waggle.cell.v1.Storage.RecoverReplica:output_type -> waggle.cell.v1.RecoverReplicaReply
+	74,  // 149: waggle.cell.v1.Node.WhoHosts:output_type -> waggle.cell.v1.WhoHostsReply
+	76,  // 150: waggle.cell.v1.Node.Ranges:output_type -> waggle.cell.v1.RangesReply
+	80,  // 151: waggle.cell.v1.Node.Sessions:output_type -> waggle.cell.v1.SessionsReply
+	139, // [139:152] is the sub-list for method output_type
+	126, // [126:139] is the sub-list for method input_type
+	126, // [126:126] is the sub-list for extension type_name
+	126, // [126:126] is the sub-list for extension extendee
+	0,   // [0:126] is the sub-list for field type_name
 }
 
 func init() { file_proto_cell_cell_proto_init() }
@@ -5450,6 +7224,20 @@ func file_proto_cell_cell_proto_init() {
 		(*RelayRequest_ReadCards)(nil),
 		(*RelayRequest_Signals)(nil),
 		(*RelayRequest_CloseSessions)(nil),
+		(*RelayRequest_CreateFile)(nil),
+		(*RelayRequest_ReserveFile)(nil),
+		(*RelayRequest_CompleteFile)(nil),
+		(*RelayRequest_RemoveFile)(nil),
+		(*RelayRequest_PlaceFile)(nil),
+		(*RelayRequest_ReadFiles)(nil),
+		(*RelayRequest_SetAvatar)(nil),
+		(*RelayRequest_CreateLive)(nil),
+		(*RelayRequest_ReportLive)(nil),
+		(*RelayRequest_RemoveLive)(nil),
+		(*RelayRequest_ReadLive)(nil),
+		(*RelayRequest_ReadMembers)(nil),
+		(*RelayRequest_LiveTold)(nil),
+		(*RelayRequest_PostMessage)(nil),
 	}
 	file_proto_cell_cell_proto_msgTypes[15].OneofWrappers = []any{
 		(*RelayReply_Refused)(nil),
@@ -5457,17 +7245,21 @@ func file_proto_cell_cell_proto_init() {
 		(*RelayReply_Events)(nil),
 		(*RelayReply_User)(nil),
 		(*RelayReply_Cards)(nil),
+		(*RelayReply_Files)(nil),
+		(*RelayReply_Live)(nil),
+		(*RelayReply_Members)(nil),
 	}
 	file_proto_cell_cell_proto_msgTypes[23].OneofWrappers = []any{
 		(*Signal_Presence)(nil),
 		(*Signal_Typing)(nil),
 		(*Signal_Probe)(nil),
+		(*Signal_LiveViewers)(nil),
 	}
-	file_proto_cell_cell_proto_msgTypes[30].OneofWrappers = []any{
+	file_proto_cell_cell_proto_msgTypes[35].OneofWrappers = []any{
 		(*LeadRequest_Propose)(nil),
 		(*LeadRequest_Read)(nil),
 	}
-	file_proto_cell_cell_proto_msgTypes[31].OneofWrappers = []any{
+	file_proto_cell_cell_proto_msgTypes[36].OneofWrappers = []any{
 		(*LeadRead_Updates)(nil),
 		(*LeadRead_Events)(nil),
 		(*LeadRead_Thread)(nil),
@@ -5478,8 +7270,11 @@ func file_proto_cell_cell_proto_init() {
 		(*LeadRead_ThreadRow)(nil),
 		(*LeadRead_Contacts)(nil),
 		(*LeadRead_Cards)(nil),
+		(*LeadRead_Files)(nil),
+		(*LeadRead_Live)(nil),
+		(*LeadRead_Members)(nil),
 	}
-	file_proto_cell_cell_proto_msgTypes[35].OneofWrappers = []any{
+	file_proto_cell_cell_proto_msgTypes[40].OneofWrappers = []any{
 		(*LeadReply_Refused)(nil),
 		(*LeadReply_Applied)(nil),
 		(*LeadReply_Read)(nil),
@@ -5492,7 +7287,7 @@ func file_proto_cell_cell_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_cell_cell_proto_rawDesc), len(file_proto_cell_cell_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   65,
+			NumMessages:   83,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

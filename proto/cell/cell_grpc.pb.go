@@ -160,10 +160,14 @@ var Chat_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
-	Storage_Raft_FullMethodName          = "/waggle.cell.v1.Storage/Raft"
-	Storage_Snapshot_FullMethodName      = "/waggle.cell.v1.Storage/Snapshot"
-	Storage_Lead_FullMethodName          = "/waggle.cell.v1.Storage/Lead"
-	Storage_CreateReplica_FullMethodName = "/waggle.cell.v1.Storage/CreateReplica"
+	Storage_Raft_FullMethodName           = "/waggle.cell.v1.Storage/Raft"
+	Storage_Snapshot_FullMethodName       = "/waggle.cell.v1.Storage/Snapshot"
+	Storage_Lead_FullMethodName           = "/waggle.cell.v1.Storage/Lead"
+	Storage_CreateReplica_FullMethodName  = "/waggle.cell.v1.Storage/CreateReplica"
+	Storage_ChangeRange_FullMethodName    = "/waggle.cell.v1.Storage/ChangeRange"
+	Storage_RemoveReplica_FullMethodName  = "/waggle.cell.v1.Storage/RemoveReplica"
+	Storage_DigestRange_FullMethodName    = "/waggle.cell.v1.Storage/DigestRange"
+	Storage_RecoverReplica_FullMethodName = "/waggle.cell.v1.Storage/RecoverReplica"
 )
 
 // StorageClient is the client API for Storage service.
@@ -181,6 +185,18 @@ type StorageClient interface {
 	Lead(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[LeadBatch, LeadReplyBatch], error)
 	// CreateReplica makes this node's replica of a range. Repeatable.
 	CreateReplica(ctx context.Context, in *CreateReplicaRequest, opts ...grpc.CallOption) (*CreateReplicaReply, error)
+	// ChangeRange proposes one change of a range's replicas. Answered by its
+	// leader, when the change is applied there.
+	ChangeRange(ctx context.Context, in *ChangeRangeRequest, opts ...grpc.CallOption) (*ChangeRangeReply, error)
+	// RemoveReplica deletes this node's replica of a range whose descriptor
+	// does not name it any more. Repeatable.
+	RemoveReplica(ctx context.Context, in *RemoveReplicaRequest, opts ...grpc.CallOption) (*RemoveReplicaReply, error)
+	// DigestRange digests everything this node's replica stores, as of one
+	// applied index: equal replicas give equal digests.
+	DigestRange(ctx context.Context, in *DigestRangeRequest, opts ...grpc.CallOption) (*DigestRangeReply, error)
+	// RecoverReplica makes this node's replica the only one of its range, when
+	// the others are lost for ever.
+	RecoverReplica(ctx context.Context, in *RecoverReplicaRequest, opts ...grpc.CallOption) (*RecoverReplicaReply, error)
 }
 
 type storageClient struct {
@@ -240,6 +256,46 @@ func (c *storageClient) CreateReplica(ctx context.Context, in *CreateReplicaRequ
 	return out, nil
 }
 
+func (c *storageClient) ChangeRange(ctx context.Context, in *ChangeRangeRequest, opts ...grpc.CallOption) (*ChangeRangeReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ChangeRangeReply)
+	err := c.cc.Invoke(ctx, Storage_ChangeRange_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *storageClient) RemoveReplica(ctx context.Context, in *RemoveReplicaRequest, opts ...grpc.CallOption) (*RemoveReplicaReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemoveReplicaReply)
+	err := c.cc.Invoke(ctx, Storage_RemoveReplica_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *storageClient) DigestRange(ctx context.Context, in *DigestRangeRequest, opts ...grpc.CallOption) (*DigestRangeReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DigestRangeReply)
+	err := c.cc.Invoke(ctx, Storage_DigestRange_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *storageClient) RecoverReplica(ctx context.Context, in *RecoverReplicaRequest, opts ...grpc.CallOption) (*RecoverReplicaReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RecoverReplicaReply)
+	err := c.cc.Invoke(ctx, Storage_RecoverReplica_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // StorageServer is the server API for Storage service.
 // All implementations must embed UnimplementedStorageServer
 // for forward compatibility.
@@ -255,6 +311,18 @@ type StorageServer interface {
 	Lead(grpc.BidiStreamingServer[LeadBatch, LeadReplyBatch]) error
 	// CreateReplica makes this node's replica of a range. Repeatable.
 	CreateReplica(context.Context, *CreateReplicaRequest) (*CreateReplicaReply, error)
+	// ChangeRange proposes one change of a range's replicas. Answered by its
+	// leader, when the change is applied there.
+	ChangeRange(context.Context, *ChangeRangeRequest) (*ChangeRangeReply, error)
+	// RemoveReplica deletes this node's replica of a range whose descriptor
+	// does not name it any more. Repeatable.
+	RemoveReplica(context.Context, *RemoveReplicaRequest) (*RemoveReplicaReply, error)
+	// DigestRange digests everything this node's replica stores, as of one
+	// applied index: equal replicas give equal digests.
+	DigestRange(context.Context, *DigestRangeRequest) (*DigestRangeReply, error)
+	// RecoverReplica makes this node's replica the only one of its range, when
+	// the others are lost for ever.
+	RecoverReplica(context.Context, *RecoverReplicaRequest) (*RecoverReplicaReply, error)
 	mustEmbedUnimplementedStorageServer()
 }
 
@@ -276,6 +344,18 @@ func (UnimplementedStorageServer) Lead(grpc.BidiStreamingServer[LeadBatch, LeadR
 }
 func (UnimplementedStorageServer) CreateReplica(context.Context, *CreateReplicaRequest) (*CreateReplicaReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateReplica not implemented")
+}
+func (UnimplementedStorageServer) ChangeRange(context.Context, *ChangeRangeRequest) (*ChangeRangeReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method ChangeRange not implemented")
+}
+func (UnimplementedStorageServer) RemoveReplica(context.Context, *RemoveReplicaRequest) (*RemoveReplicaReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveReplica not implemented")
+}
+func (UnimplementedStorageServer) DigestRange(context.Context, *DigestRangeRequest) (*DigestRangeReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method DigestRange not implemented")
+}
+func (UnimplementedStorageServer) RecoverReplica(context.Context, *RecoverReplicaRequest) (*RecoverReplicaReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method RecoverReplica not implemented")
 }
 func (UnimplementedStorageServer) mustEmbedUnimplementedStorageServer() {}
 func (UnimplementedStorageServer) testEmbeddedByValue()                 {}
@@ -337,6 +417,78 @@ func _Storage_CreateReplica_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Storage_ChangeRange_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ChangeRangeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StorageServer).ChangeRange(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Storage_ChangeRange_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StorageServer).ChangeRange(ctx, req.(*ChangeRangeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Storage_RemoveReplica_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemoveReplicaRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StorageServer).RemoveReplica(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Storage_RemoveReplica_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StorageServer).RemoveReplica(ctx, req.(*RemoveReplicaRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Storage_DigestRange_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DigestRangeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StorageServer).DigestRange(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Storage_DigestRange_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StorageServer).DigestRange(ctx, req.(*DigestRangeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Storage_RecoverReplica_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RecoverReplicaRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StorageServer).RecoverReplica(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Storage_RecoverReplica_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StorageServer).RecoverReplica(ctx, req.(*RecoverReplicaRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Storage_ServiceDesc is the grpc.ServiceDesc for Storage service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -347,6 +499,22 @@ var Storage_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CreateReplica",
 			Handler:    _Storage_CreateReplica_Handler,
+		},
+		{
+			MethodName: "ChangeRange",
+			Handler:    _Storage_ChangeRange_Handler,
+		},
+		{
+			MethodName: "RemoveReplica",
+			Handler:    _Storage_RemoveReplica_Handler,
+		},
+		{
+			MethodName: "DigestRange",
+			Handler:    _Storage_DigestRange_Handler,
+		},
+		{
+			MethodName: "RecoverReplica",
+			Handler:    _Storage_RecoverReplica_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

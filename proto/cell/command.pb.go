@@ -276,6 +276,18 @@ type Command struct {
 	//	*Command_ChangeContact
 	//	*Command_EditContact
 	//	*Command_SetProfile
+	//	*Command_ChangeReplicas
+	//	*Command_RecoverRange
+	//	*Command_CreateFile
+	//	*Command_ReserveFile
+	//	*Command_CompleteFile
+	//	*Command_RemoveFile
+	//	*Command_ClaimFile
+	//	*Command_PlaceFile
+	//	*Command_SetAvatar
+	//	*Command_CreateLive
+	//	*Command_ReportLive
+	//	*Command_RemoveLive
 	Body          isCommand_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -453,6 +465,114 @@ func (x *Command) GetSetProfile() *SetProfile {
 	return nil
 }
 
+func (x *Command) GetChangeReplicas() *ChangeReplicas {
+	if x != nil {
+		if x, ok := x.Body.(*Command_ChangeReplicas); ok {
+			return x.ChangeReplicas
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRecoverRange() *RecoverRange {
+	if x != nil {
+		if x, ok := x.Body.(*Command_RecoverRange); ok {
+			return x.RecoverRange
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetCreateFile() *CreateFile {
+	if x != nil {
+		if x, ok := x.Body.(*Command_CreateFile); ok {
+			return x.CreateFile
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetReserveFile() *ReserveFile {
+	if x != nil {
+		if x, ok := x.Body.(*Command_ReserveFile); ok {
+			return x.ReserveFile
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetCompleteFile() *CompleteFile {
+	if x != nil {
+		if x, ok := x.Body.(*Command_CompleteFile); ok {
+			return x.CompleteFile
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRemoveFile() *RemoveFile {
+	if x != nil {
+		if x, ok := x.Body.(*Command_RemoveFile); ok {
+			return x.RemoveFile
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetClaimFile() *ClaimFile {
+	if x != nil {
+		if x, ok := x.Body.(*Command_ClaimFile); ok {
+			return x.ClaimFile
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetPlaceFile() *PlaceFile {
+	if x != nil {
+		if x, ok := x.Body.(*Command_PlaceFile); ok {
+			return x.PlaceFile
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetSetAvatar() *SetAvatar {
+	if x != nil {
+		if x, ok := x.Body.(*Command_SetAvatar); ok {
+			return x.SetAvatar
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetCreateLive() *CreateLive {
+	if x != nil {
+		if x, ok := x.Body.(*Command_CreateLive); ok {
+			return x.CreateLive
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetReportLive() *ReportLive {
+	if x != nil {
+		if x, ok := x.Body.(*Command_ReportLive); ok {
+			return x.ReportLive
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRemoveLive() *RemoveLive {
+	if x != nil {
+		if x, ok := x.Body.(*Command_RemoveLive); ok {
+			return x.RemoveLive
+		}
+	}
+	return nil
+}
+
 type isCommand_Body interface {
 	isCommand_Body()
 }
@@ -517,6 +637,54 @@ type Command_SetProfile struct {
 	SetProfile *SetProfile `protobuf:"bytes,15,opt,name=set_profile,json=setProfile,proto3,oneof"`
 }
 
+type Command_ChangeReplicas struct {
+	ChangeReplicas *ChangeReplicas `protobuf:"bytes,20,opt,name=change_replicas,json=changeReplicas,proto3,oneof"`
+}
+
+type Command_RecoverRange struct {
+	RecoverRange *RecoverRange `protobuf:"bytes,21,opt,name=recover_range,json=recoverRange,proto3,oneof"`
+}
+
+type Command_CreateFile struct {
+	CreateFile *CreateFile `protobuf:"bytes,40,opt,name=create_file,json=createFile,proto3,oneof"`
+}
+
+type Command_ReserveFile struct {
+	ReserveFile *ReserveFile `protobuf:"bytes,41,opt,name=reserve_file,json=reserveFile,proto3,oneof"`
+}
+
+type Command_CompleteFile struct {
+	CompleteFile *CompleteFile `protobuf:"bytes,42,opt,name=complete_file,json=completeFile,proto3,oneof"`
+}
+
+type Command_RemoveFile struct {
+	RemoveFile *RemoveFile `protobuf:"bytes,43,opt,name=remove_file,json=removeFile,proto3,oneof"`
+}
+
+type Command_ClaimFile struct {
+	ClaimFile *ClaimFile `protobuf:"bytes,44,opt,name=claim_file,json=claimFile,proto3,oneof"`
+}
+
+type Command_PlaceFile struct {
+	PlaceFile *PlaceFile `protobuf:"bytes,46,opt,name=place_file,json=placeFile,proto3,oneof"`
+}
+
+type Command_SetAvatar struct {
+	SetAvatar *SetAvatar `protobuf:"bytes,45,opt,name=set_avatar,json=setAvatar,proto3,oneof"`
+}
+
+type Command_CreateLive struct {
+	CreateLive *CreateLive `protobuf:"bytes,50,opt,name=create_live,json=createLive,proto3,oneof"`
+}
+
+type Command_ReportLive struct {
+	ReportLive *ReportLive `protobuf:"bytes,51,opt,name=report_live,json=reportLive,proto3,oneof"`
+}
+
+type Command_RemoveLive struct {
+	RemoveLive *RemoveLive `protobuf:"bytes,52,opt,name=remove_live,json=removeLive,proto3,oneof"`
+}
+
 func (*Command_AppendMessage) isCommand_Body() {}
 
 func (*Command_CreateUser) isCommand_Body() {}
@@ -547,6 +715,332 @@ func (*Command_EditContact) isCommand_Body() {}
 
 func (*Command_SetProfile) isCommand_Body() {}
 
+func (*Command_ChangeReplicas) isCommand_Body() {}
+
+func (*Command_RecoverRange) isCommand_Body() {}
+
+func (*Command_CreateFile) isCommand_Body() {}
+
+func (*Command_ReserveFile) isCommand_Body() {}
+
+func (*Command_CompleteFile) isCommand_Body() {}
+
+func (*Command_RemoveFile) isCommand_Body() {}
+
+func (*Command_ClaimFile) isCommand_Body() {}
+
+func (*Command_PlaceFile) isCommand_Body() {}
+
+func (*Command_SetAvatar) isCommand_Body() {}
+
+func (*Command_CreateLive) isCommand_Body() {}
+
+func (*Command_ReportLive) isCommand_Body() {}
+
+func (*Command_RemoveLive) isCommand_Body() {}
+
+// RecoverRange leaves one replica, when the others are lost for ever. Only a
+// replica that was told to recover proposes it, as the one voter of its log.
+type RecoverRange struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Replica       uint64                 `protobuf:"varint,1,opt,name=replica,proto3" json:"replica,omitempty"` // its id from here on
+	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Cell          string                 `protobuf:"bytes,3,opt,name=cell,proto3" json:"cell,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecoverRange) Reset() {
+	*x = RecoverRange{}
+	mi := &file_proto_cell_command_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecoverRange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecoverRange) ProtoMessage() {}
+
+func (x *RecoverRange) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_command_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecoverRange.ProtoReflect.Descriptor instead.
+func (*RecoverRange) Descriptor() ([]byte, []int) {
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *RecoverRange) GetReplica() uint64 {
+	if x != nil {
+		return x.Replica
+	}
+	return 0
+}
+
+func (x *RecoverRange) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *RecoverRange) GetCell() string {
+	if x != nil {
+		return x.Cell
+	}
+	return ""
+}
+
+// ChangeReplicas changes who holds the range. It is the context of a Raft
+// membership change and is refused anywhere else. Only the leader proposes it.
+type ChangeReplicas struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Version uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"` // of the descriptor it was planned on; refused at any other
+	Move    string                 `protobuf:"bytes,2,opt,name=move,proto3" json:"move,omitempty"`        // for the record
+	// Types that are valid to be assigned to Change:
+	//
+	//	*ChangeReplicas_AddLearner
+	//	*ChangeReplicas_EnterJoint
+	//	*ChangeReplicas_LeaveJoint
+	//	*ChangeReplicas_RemoveLearner
+	Change        isChangeReplicas_Change `protobuf_oneof:"change"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangeReplicas) Reset() {
+	*x = ChangeReplicas{}
+	mi := &file_proto_cell_command_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangeReplicas) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangeReplicas) ProtoMessage() {}
+
+func (x *ChangeReplicas) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_command_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangeReplicas.ProtoReflect.Descriptor instead.
+func (*ChangeReplicas) Descriptor() ([]byte, []int) {
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ChangeReplicas) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *ChangeReplicas) GetMove() string {
+	if x != nil {
+		return x.Move
+	}
+	return ""
+}
+
+func (x *ChangeReplicas) GetChange() isChangeReplicas_Change {
+	if x != nil {
+		return x.Change
+	}
+	return nil
+}
+
+func (x *ChangeReplicas) GetAddLearner() *Replica {
+	if x != nil {
+		if x, ok := x.Change.(*ChangeReplicas_AddLearner); ok {
+			return x.AddLearner
+		}
+	}
+	return nil
+}
+
+func (x *ChangeReplicas) GetEnterJoint() *EnterJoint {
+	if x != nil {
+		if x, ok := x.Change.(*ChangeReplicas_EnterJoint); ok {
+			return x.EnterJoint
+		}
+	}
+	return nil
+}
+
+func (x *ChangeReplicas) GetLeaveJoint() *LeaveJoint {
+	if x != nil {
+		if x, ok := x.Change.(*ChangeReplicas_LeaveJoint); ok {
+			return x.LeaveJoint
+		}
+	}
+	return nil
+}
+
+func (x *ChangeReplicas) GetRemoveLearner() uint64 {
+	if x != nil {
+		if x, ok := x.Change.(*ChangeReplicas_RemoveLearner); ok {
+			return x.RemoveLearner
+		}
+	}
+	return 0
+}
+
+type isChangeReplicas_Change interface {
+	isChangeReplicas_Change()
+}
+
+type ChangeReplicas_AddLearner struct {
+	AddLearner *Replica `protobuf:"bytes,3,opt,name=add_learner,json=addLearner,proto3,oneof"` // its id must be the descriptor's next
+}
+
+type ChangeReplicas_EnterJoint struct {
+	EnterJoint *EnterJoint `protobuf:"bytes,4,opt,name=enter_joint,json=enterJoint,proto3,oneof"`
+}
+
+type ChangeReplicas_LeaveJoint struct {
+	LeaveJoint *LeaveJoint `protobuf:"bytes,5,opt,name=leave_joint,json=leaveJoint,proto3,oneof"`
+}
+
+type ChangeReplicas_RemoveLearner struct {
+	RemoveLearner uint64 `protobuf:"varint,6,opt,name=remove_learner,json=removeLearner,proto3,oneof"` // the id
+}
+
+func (*ChangeReplicas_AddLearner) isChangeReplicas_Change() {}
+
+func (*ChangeReplicas_EnterJoint) isChangeReplicas_Change() {}
+
+func (*ChangeReplicas_LeaveJoint) isChangeReplicas_Change() {}
+
+func (*ChangeReplicas_RemoveLearner) isChangeReplicas_Change() {}
+
+// EnterJoint makes learners voters and voters learners, in two halves: until
+// it is left, both sides must agree.
+type EnterJoint struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Promote       []uint64               `protobuf:"varint,1,rep,packed,name=promote,proto3" json:"promote,omitempty"`
+	Demote        []uint64               `protobuf:"varint,2,rep,packed,name=demote,proto3" json:"demote,omitempty"`
+	NextCell      string                 `protobuf:"bytes,3,opt,name=next_cell,json=nextCell,proto3" json:"next_cell,omitempty"` // owns the range from the leave on; empty: the owner stays
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EnterJoint) Reset() {
+	*x = EnterJoint{}
+	mi := &file_proto_cell_command_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EnterJoint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EnterJoint) ProtoMessage() {}
+
+func (x *EnterJoint) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_command_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EnterJoint.ProtoReflect.Descriptor instead.
+func (*EnterJoint) Descriptor() ([]byte, []int) {
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *EnterJoint) GetPromote() []uint64 {
+	if x != nil {
+		return x.Promote
+	}
+	return nil
+}
+
+func (x *EnterJoint) GetDemote() []uint64 {
+	if x != nil {
+		return x.Demote
+	}
+	return nil
+}
+
+func (x *EnterJoint) GetNextCell() string {
+	if x != nil {
+		return x.NextCell
+	}
+	return ""
+}
+
+// LeaveJoint ends the joint configuration. If the owner changes, the epoch
+// is raised by the same entry.
+type LeaveJoint struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Epoch         uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"` // what it will be
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaveJoint) Reset() {
+	*x = LeaveJoint{}
+	mi := &file_proto_cell_command_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaveJoint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaveJoint) ProtoMessage() {}
+
+func (x *LeaveJoint) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_command_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaveJoint.ProtoReflect.Descriptor instead.
+func (*LeaveJoint) Descriptor() ([]byte, []int) {
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *LeaveJoint) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
 // AppendMessage appends one message to a thread this range owns.
 type AppendMessage struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
@@ -567,14 +1061,16 @@ type AppendMessage struct {
 	Card        *client.SharedCard `protobuf:"bytes,12,opt,name=card,proto3" json:"card,omitempty"`         // instead of text
 	// Counts the changes of the other side's profile: tells whether
 	// to_direct_from is newer than what the owner knows.
-	ToDirectChanged uint64 `protobuf:"varint,20,opt,name=to_direct_changed,json=toDirectChanged,proto3" json:"to_direct_changed,omitempty"`
+	ToDirectChanged uint64              `protobuf:"varint,20,opt,name=to_direct_changed,json=toDirectChanged,proto3" json:"to_direct_changed,omitempty"`
+	File            *client.FileMessage `protobuf:"bytes,30,opt,name=file,proto3" json:"file,omitempty"` // instead of text; as the sender's range knows it
+	Live            *client.LiveMessage `protobuf:"bytes,50,opt,name=live,proto3" json:"live,omitempty"` // instead of text: announces a livestream of the sender
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
 
 func (x *AppendMessage) Reset() {
 	*x = AppendMessage{}
-	mi := &file_proto_cell_command_proto_msgTypes[4]
+	mi := &file_proto_cell_command_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -586,7 +1082,7 @@ func (x *AppendMessage) String() string {
 func (*AppendMessage) ProtoMessage() {}
 
 func (x *AppendMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_command_proto_msgTypes[4]
+	mi := &file_proto_cell_command_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -599,7 +1095,7 @@ func (x *AppendMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppendMessage.ProtoReflect.Descriptor instead.
 func (*AppendMessage) Descriptor() ([]byte, []int) {
-	return file_proto_cell_command_proto_rawDescGZIP(), []int{4}
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *AppendMessage) GetThread() string {
@@ -693,6 +1189,285 @@ func (x *AppendMessage) GetToDirectChanged() uint64 {
 	return 0
 }
 
+func (x *AppendMessage) GetFile() *client.FileMessage {
+	if x != nil {
+		return x.File
+	}
+	return nil
+}
+
+func (x *AppendMessage) GetLive() *client.LiveMessage {
+	if x != nil {
+		return x.Live
+	}
+	return nil
+}
+
+// CreateLive makes a livestream of its owner. It takes the place of the oldest
+// that is not on, where there are too many.
+type CreateLive struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"`
+	ClientId      []byte                 `protobuf:"bytes,2,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"` // UUIDv7: the same one gets the same number again, and the keys given last
+	Thread        string                 `protobuf:"bytes,3,opt,name=thread,proto3" json:"thread,omitempty"`
+	Title         string                 `protobuf:"bytes,4,opt,name=title,proto3" json:"title,omitempty"`
+	Record        bool                   `protobuf:"varint,5,opt,name=record,proto3" json:"record,omitempty"`
+	KeyHash       []byte                 `protobuf:"bytes,6,opt,name=key_hash,json=keyHash,proto3" json:"key_hash,omitempty"`       // SHA-256 of the stream key
+	TicketKey     []byte                 `protobuf:"bytes,7,opt,name=ticket_key,json=ticketKey,proto3" json:"ticket_key,omitempty"` // 32 random bytes that sign the livestream's tickets
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateLive) Reset() {
+	*x = CreateLive{}
+	mi := &file_proto_cell_command_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateLive) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateLive) ProtoMessage() {}
+
+func (x *CreateLive) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_command_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateLive.ProtoReflect.Descriptor instead.
+func (*CreateLive) Descriptor() ([]byte, []int) {
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *CreateLive) GetUser() uint64 {
+	if x != nil {
+		return x.User
+	}
+	return 0
+}
+
+func (x *CreateLive) GetClientId() []byte {
+	if x != nil {
+		return x.ClientId
+	}
+	return nil
+}
+
+func (x *CreateLive) GetThread() string {
+	if x != nil {
+		return x.Thread
+	}
+	return ""
+}
+
+func (x *CreateLive) GetTitle() string {
+	if x != nil {
+		return x.Title
+	}
+	return ""
+}
+
+func (x *CreateLive) GetRecord() bool {
+	if x != nil {
+		return x.Record
+	}
+	return false
+}
+
+func (x *CreateLive) GetKeyHash() []byte {
+	if x != nil {
+		return x.KeyHash
+	}
+	return nil
+}
+
+func (x *CreateLive) GetTicketKey() []byte {
+	if x != nil {
+		return x.TicketKey
+	}
+	return nil
+}
+
+// ReportLive says what a livestream is doing, as the node that carries it sees
+// it. A change of state goes to its thread.
+type ReportLive struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"`
+	Number        uint64                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	Node          string                 `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
+	Cell          string                 `protobuf:"bytes,4,opt,name=cell,proto3" json:"cell,omitempty"` // of the node
+	State         LiveState              `protobuf:"varint,5,opt,name=state,proto3,enum=waggle.cell.v1.LiveState" json:"state,omitempty"`
+	Reason        string                 `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	Viewers       uint32                 `protobuf:"varint,7,opt,name=viewers,proto3" json:"viewers,omitempty"`
+	StartedMs     int64                  `protobuf:"varint,8,opt,name=started_ms,json=startedMs,proto3" json:"started_ms,omitempty"` // tells this run from others
+	Video         string                 `protobuf:"bytes,9,opt,name=video,proto3" json:"video,omitempty"`
+	Audio         string                 `protobuf:"bytes,10,opt,name=audio,proto3" json:"audio,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportLive) Reset() {
+	*x = ReportLive{}
+	mi := &file_proto_cell_command_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportLive) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportLive) ProtoMessage() {}
+
+func (x *ReportLive) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_command_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportLive.ProtoReflect.Descriptor instead.
+func (*ReportLive) Descriptor() ([]byte, []int) {
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ReportLive) GetUser() uint64 {
+	if x != nil {
+		return x.User
+	}
+	return 0
+}
+
+func (x *ReportLive) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *ReportLive) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *ReportLive) GetCell() string {
+	if x != nil {
+		return x.Cell
+	}
+	return ""
+}
+
+func (x *ReportLive) GetState() LiveState {
+	if x != nil {
+		return x.State
+	}
+	return LiveState_LIVE_STATE_WAITING
+}
+
+func (x *ReportLive) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ReportLive) GetViewers() uint32 {
+	if x != nil {
+		return x.Viewers
+	}
+	return 0
+}
+
+func (x *ReportLive) GetStartedMs() int64 {
+	if x != nil {
+		return x.StartedMs
+	}
+	return 0
+}
+
+func (x *ReportLive) GetVideo() string {
+	if x != nil {
+		return x.Video
+	}
+	return ""
+}
+
+func (x *ReportLive) GetAudio() string {
+	if x != nil {
+		return x.Audio
+	}
+	return ""
+}
+
+// RemoveLive removes a livestream that is not on.
+type RemoveLive struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"`
+	Number        uint64                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveLive) Reset() {
+	*x = RemoveLive{}
+	mi := &file_proto_cell_command_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveLive) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveLive) ProtoMessage() {}
+
+func (x *RemoveLive) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_command_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveLive.ProtoReflect.Descriptor instead.
+func (*RemoveLive) Descriptor() ([]byte, []int) {
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *RemoveLive) GetUser() uint64 {
+	if x != nil {
+		return x.User
+	}
+	return 0
+}
+
+func (x *RemoveLive) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
 // ChangeContact changes what two people are to each other. It is decided by
 // the range that owns their direct thread.
 type ChangeContact struct {
@@ -712,7 +1487,7 @@ type ChangeContact struct {
 
 func (x *ChangeContact) Reset() {
 	*x = ChangeContact{}
-	mi := &file_proto_cell_command_proto_msgTypes[5]
+	mi := &file_proto_cell_command_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -724,7 +1499,7 @@ func (x *ChangeContact) String() string {
 func (*ChangeContact) ProtoMessage() {}
 
 func (x *ChangeContact) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_command_proto_msgTypes[5]
+	mi := &file_proto_cell_command_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -737,7 +1512,7 @@ func (x *ChangeContact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeContact.ProtoReflect.Descriptor instead.
 func (*ChangeContact) Descriptor() ([]byte, []int) {
-	return file_proto_cell_command_proto_rawDescGZIP(), []int{5}
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ChangeContact) GetThread() string {
@@ -816,7 +1591,7 @@ type EditContact struct {
 
 func (x *EditContact) Reset() {
 	*x = EditContact{}
-	mi := &file_proto_cell_command_proto_msgTypes[6]
+	mi := &file_proto_cell_command_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -828,7 +1603,7 @@ func (x *EditContact) String() string {
 func (*EditContact) ProtoMessage() {}
 
 func (x *EditContact) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_command_proto_msgTypes[6]
+	mi := &file_proto_cell_command_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -841,7 +1616,7 @@ func (x *EditContact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EditContact.ProtoReflect.Descriptor instead.
 func (*EditContact) Descriptor() ([]byte, []int) {
-	return file_proto_cell_command_proto_rawDescGZIP(), []int{6}
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *EditContact) GetUser() uint64 {
@@ -883,7 +1658,7 @@ type SetProfile struct {
 
 func (x *SetProfile) Reset() {
 	*x = SetProfile{}
-	mi := &file_proto_cell_command_proto_msgTypes[7]
+	mi := &file_proto_cell_command_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -895,7 +1670,7 @@ func (x *SetProfile) String() string {
 func (*SetProfile) ProtoMessage() {}
 
 func (x *SetProfile) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_command_proto_msgTypes[7]
+	mi := &file_proto_cell_command_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -908,7 +1683,7 @@ func (x *SetProfile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetProfile.ProtoReflect.Descriptor instead.
 func (*SetProfile) Descriptor() ([]byte, []int) {
-	return file_proto_cell_command_proto_rawDescGZIP(), []int{7}
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SetProfile) GetUser() uint64 {
@@ -936,7 +1711,7 @@ type CreateUser struct {
 
 func (x *CreateUser) Reset() {
 	*x = CreateUser{}
-	mi := &file_proto_cell_command_proto_msgTypes[8]
+	mi := &file_proto_cell_command_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -948,7 +1723,7 @@ func (x *CreateUser) String() string {
 func (*CreateUser) ProtoMessage() {}
 
 func (x *CreateUser) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_command_proto_msgTypes[8]
+	mi := &file_proto_cell_command_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -961,7 +1736,7 @@ func (x *CreateUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateUser.ProtoReflect.Descriptor instead.
 func (*CreateUser) Descriptor() ([]byte, []int) {
-	return file_proto_cell_command_proto_rawDescGZIP(), []int{8}
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CreateUser) GetAccountKey() []byte {
@@ -994,7 +1769,7 @@ type LoginDevice struct {
 
 func (x *LoginDevice) Reset() {
 	*x = LoginDevice{}
-	mi := &file_proto_cell_command_proto_msgTypes[9]
+	mi := &file_proto_cell_command_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1006,7 +1781,7 @@ func (x *LoginDevice) String() string {
 func (*LoginDevice) ProtoMessage() {}
 
 func (x *LoginDevice) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_command_proto_msgTypes[9]
+	mi := &file_proto_cell_command_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1019,7 +1794,7 @@ func (x *LoginDevice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoginDevice.ProtoReflect.Descriptor instead.
 func (*LoginDevice) Descriptor() ([]byte, []int) {
-	return file_proto_cell_command_proto_rawDescGZIP(), []int{9}
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *LoginDevice) GetUser() uint64 {
@@ -1086,7 +1861,7 @@ type RefreshDevice struct {
 
 func (x *RefreshDevice) Reset() {
 	*x = RefreshDevice{}
-	mi := &file_proto_cell_command_proto_msgTypes[10]
+	mi := &file_proto_cell_command_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1098,7 +1873,7 @@ func (x *RefreshDevice) String() string {
 func (*RefreshDevice) ProtoMessage() {}
 
 func (x *RefreshDevice) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_command_proto_msgTypes[10]
+	mi := &file_proto_cell_command_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1111,7 +1886,7 @@ func (x *RefreshDevice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshDevice.ProtoReflect.Descriptor instead.
 func (*RefreshDevice) Descriptor() ([]byte, []int) {
-	return file_proto_cell_command_proto_rawDescGZIP(), []int{10}
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RefreshDevice) GetUser() uint64 {
@@ -1160,7 +1935,7 @@ type LogoutDevice struct {
 
 func (x *LogoutDevice) Reset() {
 	*x = LogoutDevice{}
-	mi := &file_proto_cell_command_proto_msgTypes[11]
+	mi := &file_proto_cell_command_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1172,7 +1947,7 @@ func (x *LogoutDevice) String() string {
 func (*LogoutDevice) ProtoMessage() {}
 
 func (x *LogoutDevice) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_command_proto_msgTypes[11]
+	mi := &file_proto_cell_command_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1185,7 +1960,7 @@ func (x *LogoutDevice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogoutDevice.ProtoReflect.Descriptor instead.
 func (*LogoutDevice) Descriptor() ([]byte, []int) {
-	return file_proto_cell_command_proto_rawDescGZIP(), []int{11}
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *LogoutDevice) GetUser() uint64 {
@@ -1220,7 +1995,7 @@ type RaiseAuthority struct {
 
 func (x *RaiseAuthority) Reset() {
 	*x = RaiseAuthority{}
-	mi := &file_proto_cell_command_proto_msgTypes[12]
+	mi := &file_proto_cell_command_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1232,7 +2007,7 @@ func (x *RaiseAuthority) String() string {
 func (*RaiseAuthority) ProtoMessage() {}
 
 func (x *RaiseAuthority) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_command_proto_msgTypes[12]
+	mi := &file_proto_cell_command_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1245,7 +2020,7 @@ func (x *RaiseAuthority) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaiseAuthority.ProtoReflect.Descriptor instead.
 func (*RaiseAuthority) Descriptor() ([]byte, []int) {
-	return file_proto_cell_command_proto_rawDescGZIP(), []int{12}
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RaiseAuthority) GetUser() uint64 {
@@ -1272,7 +2047,7 @@ type ConfirmUpdates struct {
 
 func (x *ConfirmUpdates) Reset() {
 	*x = ConfirmUpdates{}
-	mi := &file_proto_cell_command_proto_msgTypes[13]
+	mi := &file_proto_cell_command_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1284,7 +2059,7 @@ func (x *ConfirmUpdates) String() string {
 func (*ConfirmUpdates) ProtoMessage() {}
 
 func (x *ConfirmUpdates) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_command_proto_msgTypes[13]
+	mi := &file_proto_cell_command_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1297,7 +2072,7 @@ func (x *ConfirmUpdates) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmUpdates.ProtoReflect.Descriptor instead.
 func (*ConfirmUpdates) Descriptor() ([]byte, []int) {
-	return file_proto_cell_command_proto_rawDescGZIP(), []int{13}
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ConfirmUpdates) GetMarks() []*DeviceMark {
@@ -1319,7 +2094,7 @@ type DeviceMark struct {
 
 func (x *DeviceMark) Reset() {
 	*x = DeviceMark{}
-	mi := &file_proto_cell_command_proto_msgTypes[14]
+	mi := &file_proto_cell_command_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1331,7 +2106,7 @@ func (x *DeviceMark) String() string {
 func (*DeviceMark) ProtoMessage() {}
 
 func (x *DeviceMark) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_command_proto_msgTypes[14]
+	mi := &file_proto_cell_command_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1344,7 +2119,7 @@ func (x *DeviceMark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceMark.ProtoReflect.Descriptor instead.
 func (*DeviceMark) Descriptor() ([]byte, []int) {
-	return file_proto_cell_command_proto_rawDescGZIP(), []int{14}
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DeviceMark) GetUser() uint64 {
@@ -1388,7 +2163,7 @@ type MarkThread struct {
 
 func (x *MarkThread) Reset() {
 	*x = MarkThread{}
-	mi := &file_proto_cell_command_proto_msgTypes[15]
+	mi := &file_proto_cell_command_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1400,7 +2175,7 @@ func (x *MarkThread) String() string {
 func (*MarkThread) ProtoMessage() {}
 
 func (x *MarkThread) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_command_proto_msgTypes[15]
+	mi := &file_proto_cell_command_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1413,7 +2188,7 @@ func (x *MarkThread) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarkThread.ProtoReflect.Descriptor instead.
 func (*MarkThread) Descriptor() ([]byte, []int) {
-	return file_proto_cell_command_proto_rawDescGZIP(), []int{15}
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *MarkThread) GetUser() uint64 {
@@ -1456,7 +2231,7 @@ type ChannelRows struct {
 
 func (x *ChannelRows) Reset() {
 	*x = ChannelRows{}
-	mi := &file_proto_cell_command_proto_msgTypes[16]
+	mi := &file_proto_cell_command_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1468,7 +2243,7 @@ func (x *ChannelRows) String() string {
 func (*ChannelRows) ProtoMessage() {}
 
 func (x *ChannelRows) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_command_proto_msgTypes[16]
+	mi := &file_proto_cell_command_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1481,7 +2256,7 @@ func (x *ChannelRows) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChannelRows.ProtoReflect.Descriptor instead.
 func (*ChannelRows) Descriptor() ([]byte, []int) {
-	return file_proto_cell_command_proto_rawDescGZIP(), []int{16}
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ChannelRows) GetSource() uint64 {
@@ -1516,7 +2291,7 @@ type TrimChannel struct {
 
 func (x *TrimChannel) Reset() {
 	*x = TrimChannel{}
-	mi := &file_proto_cell_command_proto_msgTypes[17]
+	mi := &file_proto_cell_command_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1528,7 +2303,7 @@ func (x *TrimChannel) String() string {
 func (*TrimChannel) ProtoMessage() {}
 
 func (x *TrimChannel) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_command_proto_msgTypes[17]
+	mi := &file_proto_cell_command_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1541,7 +2316,7 @@ func (x *TrimChannel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrimChannel.ProtoReflect.Descriptor instead.
 func (*TrimChannel) Descriptor() ([]byte, []int) {
-	return file_proto_cell_command_proto_rawDescGZIP(), []int{17}
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *TrimChannel) GetDest() uint64 {
@@ -1569,7 +2344,7 @@ type GrantHost struct {
 
 func (x *GrantHost) Reset() {
 	*x = GrantHost{}
-	mi := &file_proto_cell_command_proto_msgTypes[18]
+	mi := &file_proto_cell_command_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1581,7 +2356,7 @@ func (x *GrantHost) String() string {
 func (*GrantHost) ProtoMessage() {}
 
 func (x *GrantHost) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_command_proto_msgTypes[18]
+	mi := &file_proto_cell_command_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1594,7 +2369,7 @@ func (x *GrantHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantHost.ProtoReflect.Descriptor instead.
 func (*GrantHost) Descriptor() ([]byte, []int) {
-	return file_proto_cell_command_proto_rawDescGZIP(), []int{18}
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GrantHost) GetNumber() uint64 {
@@ -1611,17 +2386,21 @@ func (x *GrantHost) GetNode() string {
 	return ""
 }
 
-// SetRules raises the rules version entries are applied by from here on.
+// SetRules raises the rules version entries are applied by from here on. A
+// replica whose node does not support it stops. Only the leader proposes it.
 type SetRules struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Version       uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Version uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	// Of the descriptor whose replicas' nodes were found to support it; refused
+	// at any other.
+	DescriptorVersion uint64 `protobuf:"varint,2,opt,name=descriptor_version,json=descriptorVersion,proto3" json:"descriptor_version,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *SetRules) Reset() {
 	*x = SetRules{}
-	mi := &file_proto_cell_command_proto_msgTypes[19]
+	mi := &file_proto_cell_command_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1633,7 +2412,7 @@ func (x *SetRules) String() string {
 func (*SetRules) ProtoMessage() {}
 
 func (x *SetRules) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_command_proto_msgTypes[19]
+	mi := &file_proto_cell_command_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1646,12 +2425,479 @@ func (x *SetRules) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetRules.ProtoReflect.Descriptor instead.
 func (*SetRules) Descriptor() ([]byte, []int) {
-	return file_proto_cell_command_proto_rawDescGZIP(), []int{19}
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SetRules) GetVersion() uint32 {
 	if x != nil {
 		return x.Version
+	}
+	return 0
+}
+
+func (x *SetRules) GetDescriptorVersion() uint64 {
+	if x != nil {
+		return x.DescriptorVersion
+	}
+	return 0
+}
+
+// CreateFile opens an upload: it takes the owner's next file number and
+// reserves size bytes of his quota.
+type CreateFile struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	User  uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"`
+	Nonce []byte                 `protobuf:"bytes,2,opt,name=nonce,proto3" json:"nonce,omitempty"`  // the same one gets the same number again
+	Size  uint64                 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`   // 0 where it is not known yet
+	Quota uint64                 `protobuf:"varint,4,opt,name=quota,proto3" json:"quota,omitempty"` // bytes that all files of the user may have
+	// Uploads that will be joined to this file: what they reserve does not
+	// count against it.
+	Parts         []uint64 `protobuf:"varint,5,rep,packed,name=parts,proto3" json:"parts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateFile) Reset() {
+	*x = CreateFile{}
+	mi := &file_proto_cell_command_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateFile) ProtoMessage() {}
+
+func (x *CreateFile) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_command_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateFile.ProtoReflect.Descriptor instead.
+func (*CreateFile) Descriptor() ([]byte, []int) {
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *CreateFile) GetUser() uint64 {
+	if x != nil {
+		return x.User
+	}
+	return 0
+}
+
+func (x *CreateFile) GetNonce() []byte {
+	if x != nil {
+		return x.Nonce
+	}
+	return nil
+}
+
+func (x *CreateFile) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *CreateFile) GetQuota() uint64 {
+	if x != nil {
+		return x.Quota
+	}
+	return 0
+}
+
+func (x *CreateFile) GetParts() []uint64 {
+	if x != nil {
+		return x.Parts
+	}
+	return nil
+}
+
+// ReserveFile sets what an upload under way reserves.
+type ReserveFile struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"`
+	Number        uint64                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	Size          uint64                 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
+	Quota         uint64                 `protobuf:"varint,4,opt,name=quota,proto3" json:"quota,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReserveFile) Reset() {
+	*x = ReserveFile{}
+	mi := &file_proto_cell_command_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReserveFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReserveFile) ProtoMessage() {}
+
+func (x *ReserveFile) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_command_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReserveFile.ProtoReflect.Descriptor instead.
+func (*ReserveFile) Descriptor() ([]byte, []int) {
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *ReserveFile) GetUser() uint64 {
+	if x != nil {
+		return x.User
+	}
+	return 0
+}
+
+func (x *ReserveFile) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *ReserveFile) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *ReserveFile) GetQuota() uint64 {
+	if x != nil {
+		return x.Quota
+	}
+	return 0
+}
+
+// PlaceFile tells that the content of a file lies elsewhere now, stored,
+// verified and synced there. Refused unless it was where it is said to have
+// been.
+type PlaceFile struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"`
+	Number        uint64                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	FromBlob      string                 `protobuf:"bytes,3,opt,name=from_blob,json=fromBlob,proto3" json:"from_blob,omitempty"`
+	File          *StoredFile            `protobuf:"bytes,4,opt,name=file,proto3" json:"file,omitempty"` // of it cell, node, blob, key_id and key count
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlaceFile) Reset() {
+	*x = PlaceFile{}
+	mi := &file_proto_cell_command_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlaceFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlaceFile) ProtoMessage() {}
+
+func (x *PlaceFile) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_command_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlaceFile.ProtoReflect.Descriptor instead.
+func (*PlaceFile) Descriptor() ([]byte, []int) {
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *PlaceFile) GetUser() uint64 {
+	if x != nil {
+		return x.User
+	}
+	return 0
+}
+
+func (x *PlaceFile) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *PlaceFile) GetFromBlob() string {
+	if x != nil {
+		return x.FromBlob
+	}
+	return ""
+}
+
+func (x *PlaceFile) GetFile() *StoredFile {
+	if x != nil {
+		return x.File
+	}
+	return nil
+}
+
+// SetAvatar makes a complete file the user's avatar, tells the friends and
+// removes the file that was it before.
+type SetAvatar struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"`
+	Number        uint64                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"` // of the file; 0: no avatar any more
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetAvatar) Reset() {
+	*x = SetAvatar{}
+	mi := &file_proto_cell_command_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetAvatar) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetAvatar) ProtoMessage() {}
+
+func (x *SetAvatar) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_command_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetAvatar.ProtoReflect.Descriptor instead.
+func (*SetAvatar) Descriptor() ([]byte, []int) {
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *SetAvatar) GetUser() uint64 {
+	if x != nil {
+		return x.User
+	}
+	return 0
+}
+
+func (x *SetAvatar) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+// CompleteFile makes an upload a file: stored, verified and synced.
+type CompleteFile struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"`
+	Number        uint64                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	File          *StoredFile            `protobuf:"bytes,3,opt,name=file,proto3" json:"file,omitempty"`           // without what the range keeps itself
+	Parts         []uint64               `protobuf:"varint,4,rep,packed,name=parts,proto3" json:"parts,omitempty"` // uploads that end with it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CompleteFile) Reset() {
+	*x = CompleteFile{}
+	mi := &file_proto_cell_command_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CompleteFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CompleteFile) ProtoMessage() {}
+
+func (x *CompleteFile) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_command_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CompleteFile.ProtoReflect.Descriptor instead.
+func (*CompleteFile) Descriptor() ([]byte, []int) {
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *CompleteFile) GetUser() uint64 {
+	if x != nil {
+		return x.User
+	}
+	return 0
+}
+
+func (x *CompleteFile) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *CompleteFile) GetFile() *StoredFile {
+	if x != nil {
+		return x.File
+	}
+	return nil
+}
+
+func (x *CompleteFile) GetParts() []uint64 {
+	if x != nil {
+		return x.Parts
+	}
+	return nil
+}
+
+// RemoveFile ends an upload or removes a file.
+type RemoveFile struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	User   uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"`
+	Number uint64                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	// Not 0: only a file that was never sent and was completed before this
+	// time, or an upload that was opened before it.
+	UnsentBeforeMs int64 `protobuf:"varint,3,opt,name=unsent_before_ms,json=unsentBeforeMs,proto3" json:"unsent_before_ms,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *RemoveFile) Reset() {
+	*x = RemoveFile{}
+	mi := &file_proto_cell_command_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveFile) ProtoMessage() {}
+
+func (x *RemoveFile) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_command_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveFile.ProtoReflect.Descriptor instead.
+func (*RemoveFile) Descriptor() ([]byte, []int) {
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *RemoveFile) GetUser() uint64 {
+	if x != nil {
+		return x.User
+	}
+	return 0
+}
+
+func (x *RemoveFile) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *RemoveFile) GetUnsentBeforeMs() int64 {
+	if x != nil {
+		return x.UnsentBeforeMs
+	}
+	return 0
+}
+
+// ClaimFile holds a file for a message that will carry it: from then on only
+// its owner removes it.
+type ClaimFile struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"`
+	Number        uint64                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClaimFile) Reset() {
+	*x = ClaimFile{}
+	mi := &file_proto_cell_command_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClaimFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClaimFile) ProtoMessage() {}
+
+func (x *ClaimFile) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_command_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClaimFile.ProtoReflect.Descriptor instead.
+func (*ClaimFile) Descriptor() ([]byte, []int) {
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *ClaimFile) GetUser() uint64 {
+	if x != nil {
+		return x.User
+	}
+	return 0
+}
+
+func (x *ClaimFile) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
 	}
 	return 0
 }
@@ -1677,13 +2923,15 @@ type Result struct {
 	Contact          *client.Contact        `protobuf:"bytes,16,opt,name=contact,proto3" json:"contact,omitempty"`     // change_contact, edit_contact: as it stands for the caller
 	Profile          *Profile               `protobuf:"bytes,17,opt,name=profile,proto3" json:"profile,omitempty"`     // set_profile: as it stands now
 	Closed           uint64                 `protobuf:"varint,20,opt,name=closed,proto3" json:"closed,omitempty"`      // close_sessions: how many connections
+	File             *FileRow               `protobuf:"bytes,30,opt,name=file,proto3" json:"file,omitempty"`           // files: as it stands, or stood before it was removed
+	Live             *LiveRow               `protobuf:"bytes,50,opt,name=live,proto3" json:"live,omitempty"`           // livestreams: as it stands
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_proto_cell_command_proto_msgTypes[20]
+	mi := &file_proto_cell_command_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1695,7 +2943,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_cell_command_proto_msgTypes[20]
+	mi := &file_proto_cell_command_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1708,7 +2956,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_proto_cell_command_proto_rawDescGZIP(), []int{20}
+	return file_proto_cell_command_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Result) GetCode() uint32 {
@@ -1837,6 +3085,20 @@ func (x *Result) GetClosed() uint64 {
 	return 0
 }
 
+func (x *Result) GetFile() *FileRow {
+	if x != nil {
+		return x.File
+	}
+	return nil
+}
+
+func (x *Result) GetLive() *LiveRow {
+	if x != nil {
+		return x.Live
+	}
+	return nil
+}
+
 var File_proto_cell_command_proto protoreflect.FileDescriptor
 
 const file_proto_cell_command_proto_rawDesc = "" +
@@ -1853,7 +3115,7 @@ const file_proto_cell_command_proto_rawDesc = "" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x04R\x06number\"E\n" +
 	"\bProposal\x123\n" +
-	"\bcommands\x18\x02 \x03(\v2\x17.waggle.cell.v1.CommandR\bcommandsJ\x04\b\x01\x10\x02\"\x87\b\n" +
+	"\bcommands\x18\x02 \x03(\v2\x17.waggle.cell.v1.CommandR\bcommandsJ\x04\b\x01\x10\x02\"\x8d\x0e\n" +
 	"\aCommand\x12F\n" +
 	"\x0eappend_message\x18\x01 \x01(\v2\x1d.waggle.cell.v1.AppendMessageH\x00R\rappendMessage\x12=\n" +
 	"\vcreate_user\x18\x02 \x01(\v2\x1a.waggle.cell.v1.CreateUserH\x00R\n" +
@@ -1874,8 +3136,51 @@ const file_proto_cell_command_proto_rawDesc = "" +
 	"\x0echange_contact\x18\r \x01(\v2\x1d.waggle.cell.v1.ChangeContactH\x00R\rchangeContact\x12@\n" +
 	"\fedit_contact\x18\x0e \x01(\v2\x1b.waggle.cell.v1.EditContactH\x00R\veditContact\x12=\n" +
 	"\vset_profile\x18\x0f \x01(\v2\x1a.waggle.cell.v1.SetProfileH\x00R\n" +
-	"setProfileB\x06\n" +
-	"\x04body\"\xee\x03\n" +
+	"setProfile\x12I\n" +
+	"\x0fchange_replicas\x18\x14 \x01(\v2\x1e.waggle.cell.v1.ChangeReplicasH\x00R\x0echangeReplicas\x12C\n" +
+	"\rrecover_range\x18\x15 \x01(\v2\x1c.waggle.cell.v1.RecoverRangeH\x00R\frecoverRange\x12=\n" +
+	"\vcreate_file\x18( \x01(\v2\x1a.waggle.cell.v1.CreateFileH\x00R\n" +
+	"createFile\x12@\n" +
+	"\freserve_file\x18) \x01(\v2\x1b.waggle.cell.v1.ReserveFileH\x00R\vreserveFile\x12C\n" +
+	"\rcomplete_file\x18* \x01(\v2\x1c.waggle.cell.v1.CompleteFileH\x00R\fcompleteFile\x12=\n" +
+	"\vremove_file\x18+ \x01(\v2\x1a.waggle.cell.v1.RemoveFileH\x00R\n" +
+	"removeFile\x12:\n" +
+	"\n" +
+	"claim_file\x18, \x01(\v2\x19.waggle.cell.v1.ClaimFileH\x00R\tclaimFile\x12:\n" +
+	"\n" +
+	"place_file\x18. \x01(\v2\x19.waggle.cell.v1.PlaceFileH\x00R\tplaceFile\x12:\n" +
+	"\n" +
+	"set_avatar\x18- \x01(\v2\x19.waggle.cell.v1.SetAvatarH\x00R\tsetAvatar\x12=\n" +
+	"\vcreate_live\x182 \x01(\v2\x1a.waggle.cell.v1.CreateLiveH\x00R\n" +
+	"createLive\x12=\n" +
+	"\vreport_live\x183 \x01(\v2\x1a.waggle.cell.v1.ReportLiveH\x00R\n" +
+	"reportLive\x12=\n" +
+	"\vremove_live\x184 \x01(\v2\x1a.waggle.cell.v1.RemoveLiveH\x00R\n" +
+	"removeLiveB\x06\n" +
+	"\x04body\"P\n" +
+	"\fRecoverRange\x12\x18\n" +
+	"\areplica\x18\x01 \x01(\x04R\areplica\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x12\n" +
+	"\x04cell\x18\x03 \x01(\tR\x04cell\"\xab\x02\n" +
+	"\x0eChangeReplicas\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x12\n" +
+	"\x04move\x18\x02 \x01(\tR\x04move\x12:\n" +
+	"\vadd_learner\x18\x03 \x01(\v2\x17.waggle.cell.v1.ReplicaH\x00R\n" +
+	"addLearner\x12=\n" +
+	"\venter_joint\x18\x04 \x01(\v2\x1a.waggle.cell.v1.EnterJointH\x00R\n" +
+	"enterJoint\x12=\n" +
+	"\vleave_joint\x18\x05 \x01(\v2\x1a.waggle.cell.v1.LeaveJointH\x00R\n" +
+	"leaveJoint\x12'\n" +
+	"\x0eremove_learner\x18\x06 \x01(\x04H\x00R\rremoveLearnerB\b\n" +
+	"\x06change\"[\n" +
+	"\n" +
+	"EnterJoint\x12\x18\n" +
+	"\apromote\x18\x01 \x03(\x04R\apromote\x12\x16\n" +
+	"\x06demote\x18\x02 \x03(\x04R\x06demote\x12\x1b\n" +
+	"\tnext_cell\x18\x03 \x01(\tR\bnextCell\"\"\n" +
+	"\n" +
+	"LeaveJoint\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\"\xd4\x04\n" +
 	"\rAppendMessage\x12\x16\n" +
 	"\x06thread\x18\x01 \x01(\tR\x06thread\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\x04R\x04from\x12\"\n" +
@@ -1890,7 +3195,37 @@ const file_proto_cell_command_proto_rawDesc = "" +
 	" \x01(\bR\vfriendsOnly\x126\n" +
 	"\blocation\x18\v \x01(\v2\x1a.waggle.client.v1.LocationR\blocation\x120\n" +
 	"\x04card\x18\f \x01(\v2\x1c.waggle.client.v1.SharedCardR\x04card\x12*\n" +
-	"\x11to_direct_changed\x18\x14 \x01(\x04R\x0ftoDirectChanged\"\x8d\x02\n" +
+	"\x11to_direct_changed\x18\x14 \x01(\x04R\x0ftoDirectChanged\x121\n" +
+	"\x04file\x18\x1e \x01(\v2\x1d.waggle.client.v1.FileMessageR\x04file\x121\n" +
+	"\x04live\x182 \x01(\v2\x1d.waggle.client.v1.LiveMessageR\x04live\"\xbd\x01\n" +
+	"\n" +
+	"CreateLive\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x1b\n" +
+	"\tclient_id\x18\x02 \x01(\fR\bclientId\x12\x16\n" +
+	"\x06thread\x18\x03 \x01(\tR\x06thread\x12\x14\n" +
+	"\x05title\x18\x04 \x01(\tR\x05title\x12\x16\n" +
+	"\x06record\x18\x05 \x01(\bR\x06record\x12\x19\n" +
+	"\bkey_hash\x18\x06 \x01(\fR\akeyHash\x12\x1d\n" +
+	"\n" +
+	"ticket_key\x18\a \x01(\fR\tticketKey\"\x8e\x02\n" +
+	"\n" +
+	"ReportLive\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x12\n" +
+	"\x04node\x18\x03 \x01(\tR\x04node\x12\x12\n" +
+	"\x04cell\x18\x04 \x01(\tR\x04cell\x12/\n" +
+	"\x05state\x18\x05 \x01(\x0e2\x19.waggle.cell.v1.LiveStateR\x05state\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x18\n" +
+	"\aviewers\x18\a \x01(\rR\aviewers\x12\x1d\n" +
+	"\n" +
+	"started_ms\x18\b \x01(\x03R\tstartedMs\x12\x14\n" +
+	"\x05video\x18\t \x01(\tR\x05video\x12\x14\n" +
+	"\x05audio\x18\n" +
+	" \x01(\tR\x05audio\"8\n" +
+	"\n" +
+	"RemoveLive\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\"\x8d\x02\n" +
 	"\rChangeContact\x12\x16\n" +
 	"\x06thread\x18\x01 \x01(\tR\x06thread\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\x04R\x04from\x127\n" +
@@ -1959,9 +3294,43 @@ const file_proto_cell_command_proto_rawDesc = "" +
 	"\acounted\x18\x02 \x01(\x04R\acounted\"7\n" +
 	"\tGrantHost\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x12\n" +
-	"\x04node\x18\x02 \x01(\tR\x04node\"$\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\"S\n" +
 	"\bSetRules\x12\x18\n" +
-	"\aversion\x18\x01 \x01(\rR\aversion\"\x90\x04\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\x12-\n" +
+	"\x12descriptor_version\x18\x02 \x01(\x04R\x11descriptorVersion\"v\n" +
+	"\n" +
+	"CreateFile\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x14\n" +
+	"\x05nonce\x18\x02 \x01(\fR\x05nonce\x12\x12\n" +
+	"\x04size\x18\x03 \x01(\x04R\x04size\x12\x14\n" +
+	"\x05quota\x18\x04 \x01(\x04R\x05quota\x12\x14\n" +
+	"\x05parts\x18\x05 \x03(\x04R\x05parts\"c\n" +
+	"\vReserveFile\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x12\n" +
+	"\x04size\x18\x03 \x01(\x04R\x04size\x12\x14\n" +
+	"\x05quota\x18\x04 \x01(\x04R\x05quota\"\x84\x01\n" +
+	"\tPlaceFile\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x1b\n" +
+	"\tfrom_blob\x18\x03 \x01(\tR\bfromBlob\x12.\n" +
+	"\x04file\x18\x04 \x01(\v2\x1a.waggle.cell.v1.StoredFileR\x04file\"7\n" +
+	"\tSetAvatar\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\"\x80\x01\n" +
+	"\fCompleteFile\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\x12.\n" +
+	"\x04file\x18\x03 \x01(\v2\x1a.waggle.cell.v1.StoredFileR\x04file\x12\x14\n" +
+	"\x05parts\x18\x04 \x03(\x04R\x05parts\"b\n" +
+	"\n" +
+	"RemoveFile\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\x12(\n" +
+	"\x10unsent_before_ms\x18\x03 \x01(\x03R\x0eunsentBeforeMs\"7\n" +
+	"\tClaimFile\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\"\xea\x04\n" +
 	"\x06Result\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x19\n" +
@@ -1981,7 +3350,9 @@ const file_proto_cell_command_proto_rawDesc = "" +
 	"\tdisplaced\x18\x0f \x03(\tR\tdisplaced\x123\n" +
 	"\acontact\x18\x10 \x01(\v2\x19.waggle.client.v1.ContactR\acontact\x121\n" +
 	"\aprofile\x18\x11 \x01(\v2\x17.waggle.cell.v1.ProfileR\aprofile\x12\x16\n" +
-	"\x06closed\x18\x14 \x01(\x04R\x06closed*e\n" +
+	"\x06closed\x18\x14 \x01(\x04R\x06closed\x12+\n" +
+	"\x04file\x18\x1e \x01(\v2\x17.waggle.cell.v1.FileRowR\x04file\x12+\n" +
+	"\x04live\x182 \x01(\v2\x17.waggle.cell.v1.LiveRowR\x04live*e\n" +
 	"\rSessionPolicy\x12\x18\n" +
 	"\x14SESSION_POLICY_MULTI\x10\x00\x12\x1f\n" +
 	"\x1bSESSION_POLICY_PER_PLATFORM\x10\x01\x12\x19\n" +
@@ -2000,75 +3371,118 @@ func file_proto_cell_command_proto_rawDescGZIP() []byte {
 }
 
 var file_proto_cell_command_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_proto_cell_command_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_proto_cell_command_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_proto_cell_command_proto_goTypes = []any{
-	(SessionPolicy)(0),        // 0: waggle.cell.v1.SessionPolicy
-	(*Entry)(nil),             // 1: waggle.cell.v1.Entry
-	(*GrantRef)(nil),          // 2: waggle.cell.v1.GrantRef
-	(*Proposal)(nil),          // 3: waggle.cell.v1.Proposal
-	(*Command)(nil),           // 4: waggle.cell.v1.Command
-	(*AppendMessage)(nil),     // 5: waggle.cell.v1.AppendMessage
-	(*ChangeContact)(nil),     // 6: waggle.cell.v1.ChangeContact
-	(*EditContact)(nil),       // 7: waggle.cell.v1.EditContact
-	(*SetProfile)(nil),        // 8: waggle.cell.v1.SetProfile
-	(*CreateUser)(nil),        // 9: waggle.cell.v1.CreateUser
-	(*LoginDevice)(nil),       // 10: waggle.cell.v1.LoginDevice
-	(*RefreshDevice)(nil),     // 11: waggle.cell.v1.RefreshDevice
-	(*LogoutDevice)(nil),      // 12: waggle.cell.v1.LogoutDevice
-	(*RaiseAuthority)(nil),    // 13: waggle.cell.v1.RaiseAuthority
-	(*ConfirmUpdates)(nil),    // 14: waggle.cell.v1.ConfirmUpdates
-	(*DeviceMark)(nil),        // 15: waggle.cell.v1.DeviceMark
-	(*MarkThread)(nil),        // 16: waggle.cell.v1.MarkThread
-	(*ChannelRows)(nil),       // 17: waggle.cell.v1.ChannelRows
-	(*TrimChannel)(nil),       // 18: waggle.cell.v1.TrimChannel
-	(*GrantHost)(nil),         // 19: waggle.cell.v1.GrantHost
-	(*SetRules)(nil),          // 20: waggle.cell.v1.SetRules
-	(*Result)(nil),            // 21: waggle.cell.v1.Result
-	(*TextBody)(nil),          // 22: waggle.cell.v1.TextBody
-	(client.DirectFrom)(0),    // 23: waggle.client.v1.DirectFrom
-	(*client.Location)(nil),   // 24: waggle.client.v1.Location
-	(*client.SharedCard)(nil), // 25: waggle.client.v1.SharedCard
-	(client.ContactAction)(0), // 26: waggle.client.v1.ContactAction
-	(*client.SetProfile)(nil), // 27: waggle.client.v1.SetProfile
-	(*ChannelRow)(nil),        // 28: waggle.cell.v1.ChannelRow
-	(*client.Contact)(nil),    // 29: waggle.client.v1.Contact
-	(*Profile)(nil),           // 30: waggle.cell.v1.Profile
+	(SessionPolicy)(0),         // 0: waggle.cell.v1.SessionPolicy
+	(*Entry)(nil),              // 1: waggle.cell.v1.Entry
+	(*GrantRef)(nil),           // 2: waggle.cell.v1.GrantRef
+	(*Proposal)(nil),           // 3: waggle.cell.v1.Proposal
+	(*Command)(nil),            // 4: waggle.cell.v1.Command
+	(*RecoverRange)(nil),       // 5: waggle.cell.v1.RecoverRange
+	(*ChangeReplicas)(nil),     // 6: waggle.cell.v1.ChangeReplicas
+	(*EnterJoint)(nil),         // 7: waggle.cell.v1.EnterJoint
+	(*LeaveJoint)(nil),         // 8: waggle.cell.v1.LeaveJoint
+	(*AppendMessage)(nil),      // 9: waggle.cell.v1.AppendMessage
+	(*CreateLive)(nil),         // 10: waggle.cell.v1.CreateLive
+	(*ReportLive)(nil),         // 11: waggle.cell.v1.ReportLive
+	(*RemoveLive)(nil),         // 12: waggle.cell.v1.RemoveLive
+	(*ChangeContact)(nil),      // 13: waggle.cell.v1.ChangeContact
+	(*EditContact)(nil),        // 14: waggle.cell.v1.EditContact
+	(*SetProfile)(nil),         // 15: waggle.cell.v1.SetProfile
+	(*CreateUser)(nil),         // 16: waggle.cell.v1.CreateUser
+	(*LoginDevice)(nil),        // 17: waggle.cell.v1.LoginDevice
+	(*RefreshDevice)(nil),      // 18: waggle.cell.v1.RefreshDevice
+	(*LogoutDevice)(nil),       // 19: waggle.cell.v1.LogoutDevice
+	(*RaiseAuthority)(nil),     // 20: waggle.cell.v1.RaiseAuthority
+	(*ConfirmUpdates)(nil),     // 21: waggle.cell.v1.ConfirmUpdates
+	(*DeviceMark)(nil),         // 22: waggle.cell.v1.DeviceMark
+	(*MarkThread)(nil),         // 23: waggle.cell.v1.MarkThread
+	(*ChannelRows)(nil),        // 24: waggle.cell.v1.ChannelRows
+	(*TrimChannel)(nil),        // 25: waggle.cell.v1.TrimChannel
+	(*GrantHost)(nil),          // 26: waggle.cell.v1.GrantHost
+	(*SetRules)(nil),           // 27: waggle.cell.v1.SetRules
+	(*CreateFile)(nil),         // 28: waggle.cell.v1.CreateFile
+	(*ReserveFile)(nil),        // 29: waggle.cell.v1.ReserveFile
+	(*PlaceFile)(nil),          // 30: waggle.cell.v1.PlaceFile
+	(*SetAvatar)(nil),          // 31: waggle.cell.v1.SetAvatar
+	(*CompleteFile)(nil),       // 32: waggle.cell.v1.CompleteFile
+	(*RemoveFile)(nil),         // 33: waggle.cell.v1.RemoveFile
+	(*ClaimFile)(nil),          // 34: waggle.cell.v1.ClaimFile
+	(*Result)(nil),             // 35: waggle.cell.v1.Result
+	(*Replica)(nil),            // 36: waggle.cell.v1.Replica
+	(*TextBody)(nil),           // 37: waggle.cell.v1.TextBody
+	(client.DirectFrom)(0),     // 38: waggle.client.v1.DirectFrom
+	(*client.Location)(nil),    // 39: waggle.client.v1.Location
+	(*client.SharedCard)(nil),  // 40: waggle.client.v1.SharedCard
+	(*client.FileMessage)(nil), // 41: waggle.client.v1.FileMessage
+	(*client.LiveMessage)(nil), // 42: waggle.client.v1.LiveMessage
+	(LiveState)(0),             // 43: waggle.cell.v1.LiveState
+	(client.ContactAction)(0),  // 44: waggle.client.v1.ContactAction
+	(*client.SetProfile)(nil),  // 45: waggle.client.v1.SetProfile
+	(*ChannelRow)(nil),         // 46: waggle.cell.v1.ChannelRow
+	(*StoredFile)(nil),         // 47: waggle.cell.v1.StoredFile
+	(*client.Contact)(nil),     // 48: waggle.client.v1.Contact
+	(*Profile)(nil),            // 49: waggle.cell.v1.Profile
+	(*FileRow)(nil),            // 50: waggle.cell.v1.FileRow
+	(*LiveRow)(nil),            // 51: waggle.cell.v1.LiveRow
 }
 var file_proto_cell_command_proto_depIdxs = []int32{
 	2,  // 0: waggle.cell.v1.Entry.grant:type_name -> waggle.cell.v1.GrantRef
 	4,  // 1: waggle.cell.v1.Entry.commands:type_name -> waggle.cell.v1.Command
 	4,  // 2: waggle.cell.v1.Proposal.commands:type_name -> waggle.cell.v1.Command
-	5,  // 3: waggle.cell.v1.Command.append_message:type_name -> waggle.cell.v1.AppendMessage
-	9,  // 4: waggle.cell.v1.Command.create_user:type_name -> waggle.cell.v1.CreateUser
-	10, // 5: waggle.cell.v1.Command.login_device:type_name -> waggle.cell.v1.LoginDevice
-	12, // 6: waggle.cell.v1.Command.logout_device:type_name -> waggle.cell.v1.LogoutDevice
-	13, // 7: waggle.cell.v1.Command.raise_authority:type_name -> waggle.cell.v1.RaiseAuthority
-	14, // 8: waggle.cell.v1.Command.confirm_updates:type_name -> waggle.cell.v1.ConfirmUpdates
-	16, // 9: waggle.cell.v1.Command.mark_thread:type_name -> waggle.cell.v1.MarkThread
-	17, // 10: waggle.cell.v1.Command.take_channel_rows:type_name -> waggle.cell.v1.ChannelRows
-	18, // 11: waggle.cell.v1.Command.trim_channel:type_name -> waggle.cell.v1.TrimChannel
-	19, // 12: waggle.cell.v1.Command.grant_host:type_name -> waggle.cell.v1.GrantHost
-	20, // 13: waggle.cell.v1.Command.set_rules:type_name -> waggle.cell.v1.SetRules
-	11, // 14: waggle.cell.v1.Command.refresh_device:type_name -> waggle.cell.v1.RefreshDevice
-	6,  // 15: waggle.cell.v1.Command.change_contact:type_name -> waggle.cell.v1.ChangeContact
-	7,  // 16: waggle.cell.v1.Command.edit_contact:type_name -> waggle.cell.v1.EditContact
-	8,  // 17: waggle.cell.v1.Command.set_profile:type_name -> waggle.cell.v1.SetProfile
-	22, // 18: waggle.cell.v1.AppendMessage.text:type_name -> waggle.cell.v1.TextBody
-	23, // 19: waggle.cell.v1.AppendMessage.to_direct_from:type_name -> waggle.client.v1.DirectFrom
-	24, // 20: waggle.cell.v1.AppendMessage.location:type_name -> waggle.client.v1.Location
-	25, // 21: waggle.cell.v1.AppendMessage.card:type_name -> waggle.client.v1.SharedCard
-	26, // 22: waggle.cell.v1.ChangeContact.action:type_name -> waggle.client.v1.ContactAction
-	27, // 23: waggle.cell.v1.SetProfile.change:type_name -> waggle.client.v1.SetProfile
-	0,  // 24: waggle.cell.v1.LoginDevice.policy:type_name -> waggle.cell.v1.SessionPolicy
-	15, // 25: waggle.cell.v1.ConfirmUpdates.marks:type_name -> waggle.cell.v1.DeviceMark
-	28, // 26: waggle.cell.v1.ChannelRows.rows:type_name -> waggle.cell.v1.ChannelRow
-	29, // 27: waggle.cell.v1.Result.contact:type_name -> waggle.client.v1.Contact
-	30, // 28: waggle.cell.v1.Result.profile:type_name -> waggle.cell.v1.Profile
-	29, // [29:29] is the sub-list for method output_type
-	29, // [29:29] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	9,  // 3: waggle.cell.v1.Command.append_message:type_name -> waggle.cell.v1.AppendMessage
+	16, // 4: waggle.cell.v1.Command.create_user:type_name -> waggle.cell.v1.CreateUser
+	17, // 5: waggle.cell.v1.Command.login_device:type_name -> waggle.cell.v1.LoginDevice
+	19, // 6: waggle.cell.v1.Command.logout_device:type_name -> waggle.cell.v1.LogoutDevice
+	20, // 7: waggle.cell.v1.Command.raise_authority:type_name -> waggle.cell.v1.RaiseAuthority
+	21, // 8: waggle.cell.v1.Command.confirm_updates:type_name -> waggle.cell.v1.ConfirmUpdates
+	23, // 9: waggle.cell.v1.Command.mark_thread:type_name -> waggle.cell.v1.MarkThread
+	24, // 10: waggle.cell.v1.Command.take_channel_rows:type_name -> waggle.cell.v1.ChannelRows
+	25, // 11: waggle.cell.v1.Command.trim_channel:type_name -> waggle.cell.v1.TrimChannel
+	26, // 12: waggle.cell.v1.Command.grant_host:type_name -> waggle.cell.v1.GrantHost
+	27, // 13: waggle.cell.v1.Command.set_rules:type_name -> waggle.cell.v1.SetRules
+	18, // 14: waggle.cell.v1.Command.refresh_device:type_name -> waggle.cell.v1.RefreshDevice
+	13, // 15: waggle.cell.v1.Command.change_contact:type_name -> waggle.cell.v1.ChangeContact
+	14, // 16: waggle.cell.v1.Command.edit_contact:type_name -> waggle.cell.v1.EditContact
+	15, // 17: waggle.cell.v1.Command.set_profile:type_name -> waggle.cell.v1.SetProfile
+	6,  // 18: waggle.cell.v1.Command.change_replicas:type_name -> waggle.cell.v1.ChangeReplicas
+	5,  // 19: waggle.cell.v1.Command.recover_range:type_name -> waggle.cell.v1.RecoverRange
+	28, // 20: waggle.cell.v1.Command.create_file:type_name -> waggle.cell.v1.CreateFile
+	29, // 21: waggle.cell.v1.Command.reserve_file:type_name -> waggle.cell.v1.ReserveFile
+	32, // 22: waggle.cell.v1.Command.complete_file:type_name -> waggle.cell.v1.CompleteFile
+	33, // 23: waggle.cell.v1.Command.remove_file:type_name -> waggle.cell.v1.RemoveFile
+	34, // 24: waggle.cell.v1.Command.claim_file:type_name -> waggle.cell.v1.ClaimFile
+	30, // 25: waggle.cell.v1.Command.place_file:type_name -> waggle.cell.v1.PlaceFile
+	31, // 26: waggle.cell.v1.Command.set_avatar:type_name -> waggle.cell.v1.SetAvatar
+	10, // 27: waggle.cell.v1.Command.create_live:type_name -> waggle.cell.v1.CreateLive
+	11, // 28: waggle.cell.v1.Command.report_live:type_name -> waggle.cell.v1.ReportLive
+	12, // 29: waggle.cell.v1.Command.remove_live:type_name -> waggle.cell.v1.RemoveLive
+	36, // 30: waggle.cell.v1.ChangeReplicas.add_learner:type_name -> waggle.cell.v1.Replica
+	7,  // 31: waggle.cell.v1.ChangeReplicas.enter_joint:type_name -> waggle.cell.v1.EnterJoint
+	8,  // 32: waggle.cell.v1.ChangeReplicas.leave_joint:type_name -> waggle.cell.v1.LeaveJoint
+	37, // 33: waggle.cell.v1.AppendMessage.text:type_name -> waggle.cell.v1.TextBody
+	38, // 34: waggle.cell.v1.AppendMessage.to_direct_from:type_name -> waggle.client.v1.DirectFrom
+	39, // 35: waggle.cell.v1.AppendMessage.location:type_name -> waggle.client.v1.Location
+	40, // 36: waggle.cell.v1.AppendMessage.card:type_name -> waggle.client.v1.SharedCard
+	41, // 37: waggle.cell.v1.AppendMessage.file:type_name -> waggle.client.v1.FileMessage
+	42, // 38: waggle.cell.v1.AppendMessage.live:type_name -> waggle.client.v1.LiveMessage
+	43, // 39: waggle.cell.v1.ReportLive.state:type_name -> waggle.cell.v1.LiveState
+	44, // 40: waggle.cell.v1.ChangeContact.action:type_name -> waggle.client.v1.ContactAction
+	45, // 41: waggle.cell.v1.SetProfile.change:type_name -> waggle.client.v1.SetProfile
+	0,  // 42: waggle.cell.v1.LoginDevice.policy:type_name -> waggle.cell.v1.SessionPolicy
+	22, // 43: waggle.cell.v1.ConfirmUpdates.marks:type_name -> waggle.cell.v1.DeviceMark
+	46, // 44: waggle.cell.v1.ChannelRows.rows:type_name -> waggle.cell.v1.ChannelRow
+	47, // 45: waggle.cell.v1.PlaceFile.file:type_name -> waggle.cell.v1.StoredFile
+	47, // 46: waggle.cell.v1.CompleteFile.file:type_name -> waggle.cell.v1.StoredFile
+	48, // 47: waggle.cell.v1.Result.contact:type_name -> waggle.client.v1.Contact
+	49, // 48: waggle.cell.v1.Result.profile:type_name -> waggle.cell.v1.Profile
+	50, // 49: waggle.cell.v1.Result.file:type_name -> waggle.cell.v1.FileRow
+	51, // 50: waggle.cell.v1.Result.live:type_name -> waggle.cell.v1.LiveRow
+	51, // [51:51] is the sub-list for method output_type
+	51, // [51:51] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_proto_cell_command_proto_init() }
@@ -2093,6 +3507,24 @@ func file_proto_cell_command_proto_init() {
 		(*Command_ChangeContact)(nil),
 		(*Command_EditContact)(nil),
 		(*Command_SetProfile)(nil),
+		(*Command_ChangeReplicas)(nil),
+		(*Command_RecoverRange)(nil),
+		(*Command_CreateFile)(nil),
+		(*Command_ReserveFile)(nil),
+		(*Command_CompleteFile)(nil),
+		(*Command_RemoveFile)(nil),
+		(*Command_ClaimFile)(nil),
+		(*Command_PlaceFile)(nil),
+		(*Command_SetAvatar)(nil),
+		(*Command_CreateLive)(nil),
+		(*Command_ReportLive)(nil),
+		(*Command_RemoveLive)(nil),
+	}
+	file_proto_cell_command_proto_msgTypes[5].OneofWrappers = []any{
+		(*ChangeReplicas_AddLearner)(nil),
+		(*ChangeReplicas_EnterJoint)(nil),
+		(*ChangeReplicas_LeaveJoint)(nil),
+		(*ChangeReplicas_RemoveLearner)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2100,7 +3532,7 @@ func file_proto_cell_command_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_cell_command_proto_rawDesc), len(file_proto_cell_command_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   21,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

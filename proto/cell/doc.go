@@ -89,7 +89,8 @@
 // # Replicas: storage ⇄ storage (Storage.Raft, Snapshot, CreateReplica)
 //
 // Raft carries the messages of all groups from one node to another. alive is
-// sent every 100 ms and stands for the heartbeats of all groups that rest; a
+// sent every 100 ms, with the newest rules the node applies entries by, and
+// stands for the heartbeats of all groups that rest; a
 // [QuietGroup] tells followers that they may rest too, if they have the same
 // term and the same last index, committed. Answers are empty.
 //
@@ -138,6 +139,13 @@
 //	                        logout_device   control → host    Result            end the device
 //	                        raise_authority control → host    Result            end every older token
 //	                        refresh_device  control → host    Result            rotate a refresh token; ended: it was used twice
+//	                        create_live     resource → host   Result.live       give the owner's next livestream
+//	                        report_live     resource → host   Result.live       what it is doing; starts and ends go to its thread
+//	                        remove_live     resource → host   Result.live       one that is not on
+//	                        read_live       resource → host   LiveRow           keys and state
+//	                        read_members    resource → host   Members           who takes part in a thread with a user now, or why he does not
+//	                        live_told       resource → host   Result            signal the count of viewers to the members
+//	                        post_message    resource → host   Result.seq        send a message for a user of the range
 //	Storage.Lead            propose         host → leader     Applied|Refused   commit these commands
 //	                        read            host → leader     ReadResult        applied state, linearizable
 //	                        Granted         leader → host                       host this range, under this name
@@ -159,6 +167,9 @@
 //	RefreshDevice    host         a refresh token is followed by its successor; reuse ends the device
 //	ConfirmUpdates   host         devices' marks; trims the log that all active ones have
 //	MarkThread       host         a member's read mark
+//	CreateLive       host         the next livestream of a user, with its keys
+//	ReportLive       host         what a livestream is doing; a channel row at a start and at an end
+//	RemoveLive       host         a livestream that is not on
 //	ChannelRows      host         the next rows of a channel to here
 //	TrimChannel      host         drops rows the destination has counted
 //	GrantHost        leader       the range's host from here on

@@ -24,15 +24,72 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// LiveState is what a livestream is doing.
+type LiveState int32
+
+const (
+	LiveState_LIVE_STATE_WAITING     LiveState = 0 // for a publisher
+	LiveState_LIVE_STATE_ON          LiveState = 1
+	LiveState_LIVE_STATE_INTERRUPTED LiveState = 2 // its publisher may come back in time
+	LiveState_LIVE_STATE_ENDED       LiveState = 3 // for now
+)
+
+// Enum value maps for LiveState.
+var (
+	LiveState_name = map[int32]string{
+		0: "LIVE_STATE_WAITING",
+		1: "LIVE_STATE_ON",
+		2: "LIVE_STATE_INTERRUPTED",
+		3: "LIVE_STATE_ENDED",
+	}
+	LiveState_value = map[string]int32{
+		"LIVE_STATE_WAITING":     0,
+		"LIVE_STATE_ON":          1,
+		"LIVE_STATE_INTERRUPTED": 2,
+		"LIVE_STATE_ENDED":       3,
+	}
+)
+
+func (x LiveState) Enum() *LiveState {
+	p := new(LiveState)
+	*p = x
+	return p
+}
+
+func (x LiveState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (LiveState) Descriptor() protoreflect.EnumDescriptor {
+	return file_proto_cell_state_proto_enumTypes[0].Descriptor()
+}
+
+func (LiveState) Type() protoreflect.EnumType {
+	return &file_proto_cell_state_proto_enumTypes[0]
+}
+
+func (x LiveState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use LiveState.Descriptor instead.
+func (LiveState) EnumDescriptor() ([]byte, []int) {
+	return file_proto_cell_state_proto_rawDescGZIP(), []int{0}
+}
+
 // Descriptor is a range's own record of who owns it and where it lives.
 type Descriptor struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Range         uint64                 `protobuf:"varint,1,opt,name=range,proto3" json:"range,omitempty"`
-	Cell          string                 `protobuf:"bytes,2,opt,name=cell,proto3" json:"cell,omitempty"`
-	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	Replicas      []*Replica             `protobuf:"bytes,4,rep,name=replicas,proto3" json:"replicas,omitempty"`
-	NextReplica   uint64                 `protobuf:"varint,5,opt,name=next_replica,json=nextReplica,proto3" json:"next_replica,omitempty"` // the next replica id to give
-	Version       uint64                 `protobuf:"varint,6,opt,name=version,proto3" json:"version,omitempty"`                            // raised by every change
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Range       uint64                 `protobuf:"varint,1,opt,name=range,proto3" json:"range,omitempty"`
+	Cell        string                 `protobuf:"bytes,2,opt,name=cell,proto3" json:"cell,omitempty"`
+	Epoch       uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Replicas    []*Replica             `protobuf:"bytes,4,rep,name=replicas,proto3" json:"replicas,omitempty"`
+	NextReplica uint64                 `protobuf:"varint,5,opt,name=next_replica,json=nextReplica,proto3" json:"next_replica,omitempty"` // the next replica id to give
+	Version     uint64                 `protobuf:"varint,6,opt,name=version,proto3" json:"version,omitempty"`                            // raised by every change
+	// While replicas change sides: the cell that owns the range when the joint
+	// configuration is left. Empty: the owner stays.
+	NextCell      string `protobuf:"bytes,7,opt,name=next_cell,json=nextCell,proto3" json:"next_cell,omitempty"`
+	Move          string `protobuf:"bytes,8,opt,name=move,proto3" json:"move,omitempty"` // the move that made the last change, for the record
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -109,11 +166,32 @@ func (x *Descriptor) GetVersion() uint64 {
 	return 0
 }
 
+func (x *Descriptor) GetNextCell() string {
+	if x != nil {
+		return x.NextCell
+	}
+	return ""
+}
+
+func (x *Descriptor) GetMove() string {
+	if x != nil {
+		return x.Move
+	}
+	return ""
+}
+
+// Replica is one replica of a range. With incoming or outgoing set anywhere
+// the range is in the joint configuration: whatever is decided needs a
+// majority of the voters and the incoming, and one of the voters and the
+// outgoing.
 type Replica struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
 	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
 	Learner       bool                   `protobuf:"varint,3,opt,name=learner,proto3" json:"learner,omitempty"`
+	Incoming      bool                   `protobuf:"varint,4,opt,name=incoming,proto3" json:"incoming,omitempty"`                                    // a voter of the new configuration only
+	Outgoing      bool                   `protobuf:"varint,5,opt,name=outgoing,proto3" json:"outgoing,omitempty"`                                    // a voter of the old configuration only, a learner after it
+	CopyBytesPerS uint64                 `protobuf:"varint,6,opt,name=copy_bytes_per_s,json=copyBytesPerS,proto3" json:"copy_bytes_per_s,omitempty"` // the limit of its snapshots; 0: the node's own
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -167,6 +245,27 @@ func (x *Replica) GetLearner() bool {
 		return x.Learner
 	}
 	return false
+}
+
+func (x *Replica) GetIncoming() bool {
+	if x != nil {
+		return x.Incoming
+	}
+	return false
+}
+
+func (x *Replica) GetOutgoing() bool {
+	if x != nil {
+		return x.Outgoing
+	}
+	return false
+}
+
+func (x *Replica) GetCopyBytesPerS() uint64 {
+	if x != nil {
+		return x.CopyBytesPerS
+	}
+	return 0
 }
 
 // RangeState is the range-local record written with every entry.
@@ -501,6 +600,7 @@ type Device struct {
 	SeenMs        int64    `protobuf:"varint,13,opt,name=seen_ms,json=seenMs,proto3" json:"seen_ms,omitempty"`    // the last time it was connected
 	EndCode       uint32   `protobuf:"varint,14,opt,name=end_code,json=endCode,proto3" json:"end_code,omitempty"` // why it ended, of the registry; 0: logged out
 	EndedMs       int64    `protobuf:"varint,15,opt,name=ended_ms,json=endedMs,proto3" json:"ended_ms,omitempty"`
+	ConfirmedMs   int64    `protobuf:"varint,50,opt,name=confirmed_ms,json=confirmedMs,proto3" json:"confirmed_ms,omitempty"` // when confirmed_pts was raised; since rules 2
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -636,6 +736,13 @@ func (x *Device) GetEndCode() uint32 {
 func (x *Device) GetEndedMs() int64 {
 	if x != nil {
 		return x.EndedMs
+	}
+	return 0
+}
+
+func (x *Device) GetConfirmedMs() int64 {
+	if x != nil {
+		return x.ConfirmedMs
 	}
 	return 0
 }
@@ -977,6 +1084,8 @@ type StoredEvent struct {
 	//	*StoredEvent_Text
 	//	*StoredEvent_Location
 	//	*StoredEvent_Card
+	//	*StoredEvent_File
+	//	*StoredEvent_Live
 	Body          isStoredEvent_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1081,6 +1190,24 @@ func (x *StoredEvent) GetCard() *client.SharedCard {
 	return nil
 }
 
+func (x *StoredEvent) GetFile() *client.FileMessage {
+	if x != nil {
+		if x, ok := x.Body.(*StoredEvent_File); ok {
+			return x.File
+		}
+	}
+	return nil
+}
+
+func (x *StoredEvent) GetLive() *client.LiveMessage {
+	if x != nil {
+		if x, ok := x.Body.(*StoredEvent_Live); ok {
+			return x.Live
+		}
+	}
+	return nil
+}
+
 type isStoredEvent_Body interface {
 	isStoredEvent_Body()
 }
@@ -1097,11 +1224,23 @@ type StoredEvent_Card struct {
 	Card *client.SharedCard `protobuf:"bytes,12,opt,name=card,proto3,oneof"`
 }
 
+type StoredEvent_File struct {
+	File *client.FileMessage `protobuf:"bytes,30,opt,name=file,proto3,oneof"`
+}
+
+type StoredEvent_Live struct {
+	Live *client.LiveMessage `protobuf:"bytes,50,opt,name=live,proto3,oneof"`
+}
+
 func (*StoredEvent_Text) isStoredEvent_Body() {}
 
 func (*StoredEvent_Location) isStoredEvent_Body() {}
 
 func (*StoredEvent_Card) isStoredEvent_Body() {}
+
+func (*StoredEvent_File) isStoredEvent_Body() {}
+
+func (*StoredEvent_Live) isStoredEvent_Body() {}
 
 type TextBody struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1602,6 +1741,7 @@ type ChannelRow struct {
 	//	*ChannelRow_Mark
 	//	*ChannelRow_Profile
 	//	*ChannelRow_DirectFrom
+	//	*ChannelRow_Live
 	Body isChannelRow_Body `protobuf_oneof:"body"`
 	// Rides along when the row is delivered, for pushing; never stored.
 	Event         *StoredEvent `protobuf:"bytes,15,opt,name=event,proto3" json:"event,omitempty"`
@@ -1705,6 +1845,15 @@ func (x *ChannelRow) GetDirectFrom() *DirectFromRow {
 	return nil
 }
 
+func (x *ChannelRow) GetLive() *LiveEventRow {
+	if x != nil {
+		if x, ok := x.Body.(*ChannelRow_Live); ok {
+			return x.Live
+		}
+	}
+	return nil
+}
+
 func (x *ChannelRow) GetEvent() *StoredEvent {
 	if x != nil {
 		return x.Event
@@ -1736,6 +1885,10 @@ type ChannelRow_DirectFrom struct {
 	DirectFrom *DirectFromRow `protobuf:"bytes,7,opt,name=direct_from,json=directFrom,proto3,oneof"`
 }
 
+type ChannelRow_Live struct {
+	Live *LiveEventRow `protobuf:"bytes,50,opt,name=live,proto3,oneof"`
+}
+
 func (*ChannelRow_Message) isChannelRow_Body() {}
 
 func (*ChannelRow_Contact) isChannelRow_Body() {}
@@ -1746,16 +1899,21 @@ func (*ChannelRow_Profile) isChannelRow_Body() {}
 
 func (*ChannelRow_DirectFrom) isChannelRow_Body() {}
 
+func (*ChannelRow_Live) isChannelRow_Body() {}
+
 // MessageRow tells a member's range of a message in a thread owned elsewhere.
 type MessageRow struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Thread        string                 `protobuf:"bytes,1,opt,name=thread,proto3" json:"thread,omitempty"`
-	Seq           uint64                 `protobuf:"varint,2,opt,name=seq,proto3" json:"seq,omitempty"`
-	User          uint64                 `protobuf:"varint,3,opt,name=user,proto3" json:"user,omitempty"` // the member
-	Messages      uint64                 `protobuf:"varint,4,opt,name=messages,proto3" json:"messages,omitempty"`
-	TimeMs        int64                  `protobuf:"varint,5,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
-	Own           bool                   `protobuf:"varint,6,opt,name=own,proto3" json:"own,omitempty"`                          // the member sent it
-	PeerName      string                 `protobuf:"bytes,7,opt,name=peer_name,json=peerName,proto3" json:"peer_name,omitempty"` // direct threads: the other side's user name
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Thread   string                 `protobuf:"bytes,1,opt,name=thread,proto3" json:"thread,omitempty"`
+	Seq      uint64                 `protobuf:"varint,2,opt,name=seq,proto3" json:"seq,omitempty"`
+	User     uint64                 `protobuf:"varint,3,opt,name=user,proto3" json:"user,omitempty"` // the member
+	Messages uint64                 `protobuf:"varint,4,opt,name=messages,proto3" json:"messages,omitempty"`
+	TimeMs   int64                  `protobuf:"varint,5,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	Own      bool                   `protobuf:"varint,6,opt,name=own,proto3" json:"own,omitempty"`                          // the member sent it
+	PeerName string                 `protobuf:"bytes,7,opt,name=peer_name,json=peerName,proto3" json:"peer_name,omitempty"` // direct threads: the other side's user name
+	File     uint64                 `protobuf:"varint,30,opt,name=file,proto3" json:"file,omitempty"`                       // own: the number of the member's file that it carries
+	// What it tells of happened by itself: its sender has read nothing by it.
+	ByItself      bool `protobuf:"varint,50,opt,name=by_itself,json=byItself,proto3" json:"by_itself,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1837,6 +1995,20 @@ func (x *MessageRow) GetPeerName() string {
 		return x.PeerName
 	}
 	return ""
+}
+
+func (x *MessageRow) GetFile() uint64 {
+	if x != nil {
+		return x.File
+	}
+	return 0
+}
+
+func (x *MessageRow) GetByItself() bool {
+	if x != nil {
+		return x.ByItself
+	}
+	return false
 }
 
 // ContactRow tells a user's range what became of him and another.
@@ -2116,11 +2288,718 @@ func (x *DirectFromRow) GetChanged() uint64 {
 	return 0
 }
 
+// LiveEventRow tells the range that owns a thread what became of a livestream
+// announced there.
+type LiveEventRow struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Thread        string                 `protobuf:"bytes,1,opt,name=thread,proto3" json:"thread,omitempty"`
+	From          uint64                 `protobuf:"varint,2,opt,name=from,proto3" json:"from,omitempty"` // the livestream's owner
+	FromName      string                 `protobuf:"bytes,3,opt,name=from_name,json=fromName,proto3" json:"from_name,omitempty"`
+	Run           uint64                 `protobuf:"varint,4,opt,name=run,proto3" json:"run,omitempty"` // counts the starts
+	Live          *client.LiveMessage    `protobuf:"bytes,5,opt,name=live,proto3" json:"live,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LiveEventRow) Reset() {
+	*x = LiveEventRow{}
+	mi := &file_proto_cell_state_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LiveEventRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LiveEventRow) ProtoMessage() {}
+
+func (x *LiveEventRow) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_state_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LiveEventRow.ProtoReflect.Descriptor instead.
+func (*LiveEventRow) Descriptor() ([]byte, []int) {
+	return file_proto_cell_state_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *LiveEventRow) GetThread() string {
+	if x != nil {
+		return x.Thread
+	}
+	return ""
+}
+
+func (x *LiveEventRow) GetFrom() uint64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *LiveEventRow) GetFromName() string {
+	if x != nil {
+		return x.FromName
+	}
+	return ""
+}
+
+func (x *LiveEventRow) GetRun() uint64 {
+	if x != nil {
+		return x.Run
+	}
+	return 0
+}
+
+func (x *LiveEventRow) GetLive() *client.LiveMessage {
+	if x != nil {
+		return x.Live
+	}
+	return nil
+}
+
+// LiveBook lists the livestreams of a user.
+type LiveBook struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	LastNumber    uint64                 `protobuf:"varint,1,opt,name=last_number,json=lastNumber,proto3" json:"last_number,omitempty"` // the greatest number given
+	Numbers       []uint64               `protobuf:"varint,2,rep,packed,name=numbers,proto3" json:"numbers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LiveBook) Reset() {
+	*x = LiveBook{}
+	mi := &file_proto_cell_state_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LiveBook) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LiveBook) ProtoMessage() {}
+
+func (x *LiveBook) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_state_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LiveBook.ProtoReflect.Descriptor instead.
+func (*LiveBook) Descriptor() ([]byte, []int) {
+	return file_proto_cell_state_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *LiveBook) GetLastNumber() uint64 {
+	if x != nil {
+		return x.LastNumber
+	}
+	return 0
+}
+
+func (x *LiveBook) GetNumbers() []uint64 {
+	if x != nil {
+		return x.Numbers
+	}
+	return nil
+}
+
+// StoredLive is a livestream of its owner.
+type StoredLive struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Thread        string                 `protobuf:"bytes,1,opt,name=thread,proto3" json:"thread,omitempty"` // whose members may watch
+	Title         string                 `protobuf:"bytes,2,opt,name=title,proto3" json:"title,omitempty"`
+	Record        bool                   `protobuf:"varint,3,opt,name=record,proto3" json:"record,omitempty"`
+	ClientId      []byte                 `protobuf:"bytes,4,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	KeyHash       []byte                 `protobuf:"bytes,5,opt,name=key_hash,json=keyHash,proto3" json:"key_hash,omitempty"`       // SHA-256 of the stream key
+	TicketKey     []byte                 `protobuf:"bytes,6,opt,name=ticket_key,json=ticketKey,proto3" json:"ticket_key,omitempty"` // signs tickets
+	CreatedMs     int64                  `protobuf:"varint,7,opt,name=created_ms,json=createdMs,proto3" json:"created_ms,omitempty"`
+	State         LiveState              `protobuf:"varint,8,opt,name=state,proto3,enum=waggle.cell.v1.LiveState" json:"state,omitempty"`
+	Node          string                 `protobuf:"bytes,9,opt,name=node,proto3" json:"node,omitempty"`  // carries it, or did last; empty: none yet
+	Cell          string                 `protobuf:"bytes,10,opt,name=cell,proto3" json:"cell,omitempty"` // of the node
+	Run           uint64                 `protobuf:"varint,11,opt,name=run,proto3" json:"run,omitempty"`  // counts the starts
+	StartedMs     int64                  `protobuf:"varint,12,opt,name=started_ms,json=startedMs,proto3" json:"started_ms,omitempty"`
+	EndedMs       int64                  `protobuf:"varint,13,opt,name=ended_ms,json=endedMs,proto3" json:"ended_ms,omitempty"`
+	Reason        string                 `protobuf:"bytes,14,opt,name=reason,proto3" json:"reason,omitempty"`    // of the end
+	Viewers       uint32                 `protobuf:"varint,15,opt,name=viewers,proto3" json:"viewers,omitempty"` // as last reported
+	Video         string                 `protobuf:"bytes,16,opt,name=video,proto3" json:"video,omitempty"`
+	Audio         string                 `protobuf:"bytes,17,opt,name=audio,proto3" json:"audio,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StoredLive) Reset() {
+	*x = StoredLive{}
+	mi := &file_proto_cell_state_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StoredLive) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StoredLive) ProtoMessage() {}
+
+func (x *StoredLive) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_state_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StoredLive.ProtoReflect.Descriptor instead.
+func (*StoredLive) Descriptor() ([]byte, []int) {
+	return file_proto_cell_state_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *StoredLive) GetThread() string {
+	if x != nil {
+		return x.Thread
+	}
+	return ""
+}
+
+func (x *StoredLive) GetTitle() string {
+	if x != nil {
+		return x.Title
+	}
+	return ""
+}
+
+func (x *StoredLive) GetRecord() bool {
+	if x != nil {
+		return x.Record
+	}
+	return false
+}
+
+func (x *StoredLive) GetClientId() []byte {
+	if x != nil {
+		return x.ClientId
+	}
+	return nil
+}
+
+func (x *StoredLive) GetKeyHash() []byte {
+	if x != nil {
+		return x.KeyHash
+	}
+	return nil
+}
+
+func (x *StoredLive) GetTicketKey() []byte {
+	if x != nil {
+		return x.TicketKey
+	}
+	return nil
+}
+
+func (x *StoredLive) GetCreatedMs() int64 {
+	if x != nil {
+		return x.CreatedMs
+	}
+	return 0
+}
+
+func (x *StoredLive) GetState() LiveState {
+	if x != nil {
+		return x.State
+	}
+	return LiveState_LIVE_STATE_WAITING
+}
+
+func (x *StoredLive) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *StoredLive) GetCell() string {
+	if x != nil {
+		return x.Cell
+	}
+	return ""
+}
+
+func (x *StoredLive) GetRun() uint64 {
+	if x != nil {
+		return x.Run
+	}
+	return 0
+}
+
+func (x *StoredLive) GetStartedMs() int64 {
+	if x != nil {
+		return x.StartedMs
+	}
+	return 0
+}
+
+func (x *StoredLive) GetEndedMs() int64 {
+	if x != nil {
+		return x.EndedMs
+	}
+	return 0
+}
+
+func (x *StoredLive) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *StoredLive) GetViewers() uint32 {
+	if x != nil {
+		return x.Viewers
+	}
+	return 0
+}
+
+func (x *StoredLive) GetVideo() string {
+	if x != nil {
+		return x.Video
+	}
+	return ""
+}
+
+func (x *StoredLive) GetAudio() string {
+	if x != nil {
+		return x.Audio
+	}
+	return ""
+}
+
+// LiveRow is a livestream with its number.
+type LiveRow struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"`
+	Number        uint64                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	Live          *StoredLive            `protobuf:"bytes,3,opt,name=live,proto3" json:"live,omitempty"` // absent: there is none
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LiveRow) Reset() {
+	*x = LiveRow{}
+	mi := &file_proto_cell_state_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LiveRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LiveRow) ProtoMessage() {}
+
+func (x *LiveRow) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_state_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LiveRow.ProtoReflect.Descriptor instead.
+func (*LiveRow) Descriptor() ([]byte, []int) {
+	return file_proto_cell_state_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *LiveRow) GetUser() uint64 {
+	if x != nil {
+		return x.User
+	}
+	return 0
+}
+
+func (x *LiveRow) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *LiveRow) GetLive() *StoredLive {
+	if x != nil {
+		return x.Live
+	}
+	return nil
+}
+
+// FileUsage is what the files of one user take.
+type FileUsage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	LastNumber    uint64                 `protobuf:"varint,1,opt,name=last_number,json=lastNumber,proto3" json:"last_number,omitempty"` // the greatest number given
+	Bytes         uint64                 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`                             // of files and of what uploads reserve
+	Files         uint64                 `protobuf:"varint,3,opt,name=files,proto3" json:"files,omitempty"`
+	Uploads       []*OpenUpload          `protobuf:"bytes,4,rep,name=uploads,proto3" json:"uploads,omitempty"` // by number
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FileUsage) Reset() {
+	*x = FileUsage{}
+	mi := &file_proto_cell_state_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FileUsage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FileUsage) ProtoMessage() {}
+
+func (x *FileUsage) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_state_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FileUsage.ProtoReflect.Descriptor instead.
+func (*FileUsage) Descriptor() ([]byte, []int) {
+	return file_proto_cell_state_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *FileUsage) GetLastNumber() uint64 {
+	if x != nil {
+		return x.LastNumber
+	}
+	return 0
+}
+
+func (x *FileUsage) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *FileUsage) GetFiles() uint64 {
+	if x != nil {
+		return x.Files
+	}
+	return 0
+}
+
+func (x *FileUsage) GetUploads() []*OpenUpload {
+	if x != nil {
+		return x.Uploads
+	}
+	return nil
+}
+
+// OpenUpload is an upload that is no file yet.
+type OpenUpload struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Nonce         []byte                 `protobuf:"bytes,2,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	Size          uint64                 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"` // reserved
+	CreatedMs     int64                  `protobuf:"varint,4,opt,name=created_ms,json=createdMs,proto3" json:"created_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OpenUpload) Reset() {
+	*x = OpenUpload{}
+	mi := &file_proto_cell_state_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OpenUpload) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OpenUpload) ProtoMessage() {}
+
+func (x *OpenUpload) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_state_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OpenUpload.ProtoReflect.Descriptor instead.
+func (*OpenUpload) Descriptor() ([]byte, []int) {
+	return file_proto_cell_state_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *OpenUpload) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *OpenUpload) GetNonce() []byte {
+	if x != nil {
+		return x.Nonce
+	}
+	return nil
+}
+
+func (x *OpenUpload) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *OpenUpload) GetCreatedMs() int64 {
+	if x != nil {
+		return x.CreatedMs
+	}
+	return 0
+}
+
+// StoredFile is a complete file of its owner. The content lies where it was
+// stored, also when the range moves.
+type StoredFile struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Name   string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Size   uint64                 `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
+	Type   string                 `protobuf:"bytes,3,opt,name=type,proto3" json:"type,omitempty"`
+	Blake3 []byte                 `protobuf:"bytes,4,opt,name=blake3,proto3" json:"blake3,omitempty"`
+	Cell   string                 `protobuf:"bytes,5,opt,name=cell,proto3" json:"cell,omitempty"`                // whose nodes have the blob
+	Node   string                 `protobuf:"bytes,6,opt,name=node,proto3" json:"node,omitempty"`                // the only one that has it; empty: each of the cell
+	Blob   string                 `protobuf:"bytes,7,opt,name=blob,proto3" json:"blob,omitempty"`                // its name in the store
+	KeyId  string                 `protobuf:"bytes,8,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"` // of the cell's key that wraps the file's
+	Key    []byte                 `protobuf:"bytes,9,opt,name=key,proto3" json:"key,omitempty"`                  // wrapped
+	// What the range keeps itself.
+	CompletedMs   int64  `protobuf:"varint,10,opt,name=completed_ms,json=completedMs,proto3" json:"completed_ms,omitempty"`
+	ClaimedMs     int64  `protobuf:"varint,11,opt,name=claimed_ms,json=claimedMs,proto3" json:"claimed_ms,omitempty"` // the last time it was taken for a message; 0: never
+	References    uint64 `protobuf:"varint,12,opt,name=references,proto3" json:"references,omitempty"`                // messages that carry it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StoredFile) Reset() {
+	*x = StoredFile{}
+	mi := &file_proto_cell_state_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StoredFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StoredFile) ProtoMessage() {}
+
+func (x *StoredFile) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_state_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StoredFile.ProtoReflect.Descriptor instead.
+func (*StoredFile) Descriptor() ([]byte, []int) {
+	return file_proto_cell_state_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *StoredFile) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *StoredFile) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *StoredFile) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *StoredFile) GetBlake3() []byte {
+	if x != nil {
+		return x.Blake3
+	}
+	return nil
+}
+
+func (x *StoredFile) GetCell() string {
+	if x != nil {
+		return x.Cell
+	}
+	return ""
+}
+
+func (x *StoredFile) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *StoredFile) GetBlob() string {
+	if x != nil {
+		return x.Blob
+	}
+	return ""
+}
+
+func (x *StoredFile) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+func (x *StoredFile) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *StoredFile) GetCompletedMs() int64 {
+	if x != nil {
+		return x.CompletedMs
+	}
+	return 0
+}
+
+func (x *StoredFile) GetClaimedMs() int64 {
+	if x != nil {
+		return x.ClaimedMs
+	}
+	return 0
+}
+
+func (x *StoredFile) GetReferences() uint64 {
+	if x != nil {
+		return x.References
+	}
+	return 0
+}
+
+// FileRow is a file with its number.
+type FileRow struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"`
+	Number        uint64                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	File          *StoredFile            `protobuf:"bytes,3,opt,name=file,proto3" json:"file,omitempty"` // absent: an upload under way, or none
+	Upload        *OpenUpload            `protobuf:"bytes,4,opt,name=upload,proto3" json:"upload,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FileRow) Reset() {
+	*x = FileRow{}
+	mi := &file_proto_cell_state_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FileRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FileRow) ProtoMessage() {}
+
+func (x *FileRow) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_cell_state_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FileRow.ProtoReflect.Descriptor instead.
+func (*FileRow) Descriptor() ([]byte, []int) {
+	return file_proto_cell_state_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *FileRow) GetUser() uint64 {
+	if x != nil {
+		return x.User
+	}
+	return 0
+}
+
+func (x *FileRow) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *FileRow) GetFile() *StoredFile {
+	if x != nil {
+		return x.File
+	}
+	return nil
+}
+
+func (x *FileRow) GetUpload() *OpenUpload {
+	if x != nil {
+		return x.Upload
+	}
+	return nil
+}
+
 var File_proto_cell_state_proto protoreflect.FileDescriptor
 
 const file_proto_cell_state_proto_rawDesc = "" +
 	"\n" +
-	"\x16proto/cell/state.proto\x12\x0ewaggle.cell.v1\x1a\x19proto/client/client.proto\"\xbe\x01\n" +
+	"\x16proto/cell/state.proto\x12\x0ewaggle.cell.v1\x1a\x19proto/client/client.proto\"\xef\x01\n" +
 	"\n" +
 	"Descriptor\x12\x14\n" +
 	"\x05range\x18\x01 \x01(\x04R\x05range\x12\x12\n" +
@@ -2128,11 +3007,16 @@ const file_proto_cell_state_proto_rawDesc = "" +
 	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x123\n" +
 	"\breplicas\x18\x04 \x03(\v2\x17.waggle.cell.v1.ReplicaR\breplicas\x12!\n" +
 	"\fnext_replica\x18\x05 \x01(\x04R\vnextReplica\x12\x18\n" +
-	"\aversion\x18\x06 \x01(\x04R\aversion\"G\n" +
+	"\aversion\x18\x06 \x01(\x04R\aversion\x12\x1b\n" +
+	"\tnext_cell\x18\a \x01(\tR\bnextCell\x12\x12\n" +
+	"\x04move\x18\b \x01(\tR\x04move\"\xa8\x01\n" +
 	"\aReplica\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x18\n" +
-	"\alearner\x18\x03 \x01(\bR\alearner\"\xc0\x02\n" +
+	"\alearner\x18\x03 \x01(\bR\alearner\x12\x1a\n" +
+	"\bincoming\x18\x04 \x01(\bR\bincoming\x12\x1a\n" +
+	"\boutgoing\x18\x05 \x01(\bR\boutgoing\x12'\n" +
+	"\x10copy_bytes_per_s\x18\x06 \x01(\x04R\rcopyBytesPerS\"\xc0\x02\n" +
 	"\n" +
 	"RangeState\x12#\n" +
 	"\rapplied_index\x18\x01 \x01(\x04R\fappliedIndex\x12!\n" +
@@ -2170,7 +3054,7 @@ const file_proto_cell_state_proto_rawDesc = "" +
 	"directFrom\x12\x16\n" +
 	"\x06hidden\x18\v \x01(\bR\x06hidden\x12\x18\n" +
 	"\achanged\x18\f \x01(\x04R\achanged\x12#\n" +
-	"\rsession_floor\x18\x14 \x01(\x04R\fsessionFloor\"\xdc\x03\n" +
+	"\rsession_floor\x18\x14 \x01(\x04R\fsessionFloor\"\xff\x03\n" +
 	"\x06Device\x12%\n" +
 	"\x0esession_number\x18\x01 \x01(\x04R\rsessionNumber\x12!\n" +
 	"\frefresh_hash\x18\x02 \x01(\fR\vrefreshHash\x12#\n" +
@@ -2189,7 +3073,8 @@ const file_proto_cell_state_proto_rawDesc = "" +
 	"pastNonces\x12\x17\n" +
 	"\aseen_ms\x18\r \x01(\x03R\x06seenMs\x12\x19\n" +
 	"\bend_code\x18\x0e \x01(\rR\aendCode\x12\x19\n" +
-	"\bended_ms\x18\x0f \x01(\x03R\aendedMs\"\xaf\x01\n" +
+	"\bended_ms\x18\x0f \x01(\x03R\aendedMs\x12!\n" +
+	"\fconfirmed_ms\x182 \x01(\x03R\vconfirmedMs\"\xaf\x01\n" +
 	"\tUpdateLog\x12 \n" +
 	"\vincarnation\x18\x01 \x01(\fR\vincarnation\x12\x18\n" +
 	"\atrimmed\x18\x02 \x01(\x04R\atrimmed\x12%\n" +
@@ -2213,7 +3098,7 @@ const file_proto_cell_state_proto_rawDesc = "" +
 	"\rContactUpdate\x127\n" +
 	"\x06action\x18\x01 \x01(\x0e2\x1f.waggle.client.v1.ContactActionR\x06action\x12\x0e\n" +
 	"\x02by\x18\x02 \x01(\x04R\x02by\x123\n" +
-	"\acontact\x18\x03 \x01(\v2\x19.waggle.client.v1.ContactR\acontact\"\xbd\x02\n" +
+	"\acontact\x18\x03 \x01(\v2\x19.waggle.client.v1.ContactR\acontact\"\xa7\x03\n" +
 	"\vStoredEvent\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\x04R\x04from\x12\x17\n" +
 	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x12\"\n" +
@@ -2223,7 +3108,9 @@ const file_proto_cell_state_proto_rawDesc = "" +
 	"\x04text\x18\n" +
 	" \x01(\v2\x18.waggle.cell.v1.TextBodyH\x00R\x04text\x128\n" +
 	"\blocation\x18\v \x01(\v2\x1a.waggle.client.v1.LocationH\x00R\blocation\x122\n" +
-	"\x04card\x18\f \x01(\v2\x1c.waggle.client.v1.SharedCardH\x00R\x04cardB\x06\n" +
+	"\x04card\x18\f \x01(\v2\x1c.waggle.client.v1.SharedCardH\x00R\x04card\x123\n" +
+	"\x04file\x18\x1e \x01(\v2\x1d.waggle.client.v1.FileMessageH\x00R\x04file\x123\n" +
+	"\x04live\x182 \x01(\v2\x1d.waggle.client.v1.LiveMessageH\x00R\x04liveB\x06\n" +
 	"\x04body\"\x1e\n" +
 	"\bTextBody\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\tR\x04text\"\xd5\x01\n" +
@@ -2265,7 +3152,7 @@ const file_proto_cell_state_proto_rawDesc = "" +
 	"\aSentRow\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x16\n" +
 	"\x06thread\x18\x02 \x01(\tR\x06thread\x12\x17\n" +
-	"\atime_ms\x18\x03 \x01(\x03R\x06timeMs\"\x8c\x03\n" +
+	"\atime_ms\x18\x03 \x01(\x03R\x06timeMs\"\xc0\x03\n" +
 	"\n" +
 	"ChannelRow\x12\x12\n" +
 	"\x04dest\x18\x01 \x01(\x04R\x04dest\x12\x16\n" +
@@ -2275,9 +3162,10 @@ const file_proto_cell_state_proto_rawDesc = "" +
 	"\x04mark\x18\x05 \x01(\v2\x17.waggle.cell.v1.MarkRowH\x00R\x04mark\x126\n" +
 	"\aprofile\x18\x06 \x01(\v2\x1a.waggle.cell.v1.ProfileRowH\x00R\aprofile\x12@\n" +
 	"\vdirect_from\x18\a \x01(\v2\x1d.waggle.cell.v1.DirectFromRowH\x00R\n" +
-	"directFrom\x121\n" +
+	"directFrom\x122\n" +
+	"\x04live\x182 \x01(\v2\x1c.waggle.cell.v1.LiveEventRowH\x00R\x04live\x121\n" +
 	"\x05event\x18\x0f \x01(\v2\x1b.waggle.cell.v1.StoredEventR\x05eventB\x06\n" +
-	"\x04body\"\xae\x01\n" +
+	"\x04body\"\xdf\x01\n" +
 	"\n" +
 	"MessageRow\x12\x16\n" +
 	"\x06thread\x18\x01 \x01(\tR\x06thread\x12\x10\n" +
@@ -2286,7 +3174,9 @@ const file_proto_cell_state_proto_rawDesc = "" +
 	"\bmessages\x18\x04 \x01(\x04R\bmessages\x12\x17\n" +
 	"\atime_ms\x18\x05 \x01(\x03R\x06timeMs\x12\x10\n" +
 	"\x03own\x18\x06 \x01(\bR\x03own\x12\x1b\n" +
-	"\tpeer_name\x18\a \x01(\tR\bpeerName\"\xa6\x01\n" +
+	"\tpeer_name\x18\a \x01(\tR\bpeerName\x12\x12\n" +
+	"\x04file\x18\x1e \x01(\x04R\x04file\x12\x1b\n" +
+	"\tby_itself\x182 \x01(\bR\bbyItself\"\xa6\x01\n" +
 	"\n" +
 	"ContactRow\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\x04R\x04user\x125\n" +
@@ -2309,7 +3199,85 @@ const file_proto_cell_state_proto_rawDesc = "" +
 	"\x04user\x18\x01 \x01(\x04R\x04user\x12=\n" +
 	"\vdirect_from\x18\x02 \x01(\x0e2\x1c.waggle.client.v1.DirectFromR\n" +
 	"directFrom\x12\x18\n" +
-	"\achanged\x18\x03 \x01(\x04R\achangedB/Z-github.com/waggle-im/waggle/proto/cell;cellpbb\x06proto3"
+	"\achanged\x18\x03 \x01(\x04R\achanged\"\x9c\x01\n" +
+	"\fLiveEventRow\x12\x16\n" +
+	"\x06thread\x18\x01 \x01(\tR\x06thread\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\x04R\x04from\x12\x1b\n" +
+	"\tfrom_name\x18\x03 \x01(\tR\bfromName\x12\x10\n" +
+	"\x03run\x18\x04 \x01(\x04R\x03run\x121\n" +
+	"\x04live\x18\x05 \x01(\v2\x1d.waggle.client.v1.LiveMessageR\x04live\"E\n" +
+	"\bLiveBook\x12\x1f\n" +
+	"\vlast_number\x18\x01 \x01(\x04R\n" +
+	"lastNumber\x12\x18\n" +
+	"\anumbers\x18\x02 \x03(\x04R\anumbers\"\xcb\x03\n" +
+	"\n" +
+	"StoredLive\x12\x16\n" +
+	"\x06thread\x18\x01 \x01(\tR\x06thread\x12\x14\n" +
+	"\x05title\x18\x02 \x01(\tR\x05title\x12\x16\n" +
+	"\x06record\x18\x03 \x01(\bR\x06record\x12\x1b\n" +
+	"\tclient_id\x18\x04 \x01(\fR\bclientId\x12\x19\n" +
+	"\bkey_hash\x18\x05 \x01(\fR\akeyHash\x12\x1d\n" +
+	"\n" +
+	"ticket_key\x18\x06 \x01(\fR\tticketKey\x12\x1d\n" +
+	"\n" +
+	"created_ms\x18\a \x01(\x03R\tcreatedMs\x12/\n" +
+	"\x05state\x18\b \x01(\x0e2\x19.waggle.cell.v1.LiveStateR\x05state\x12\x12\n" +
+	"\x04node\x18\t \x01(\tR\x04node\x12\x12\n" +
+	"\x04cell\x18\n" +
+	" \x01(\tR\x04cell\x12\x10\n" +
+	"\x03run\x18\v \x01(\x04R\x03run\x12\x1d\n" +
+	"\n" +
+	"started_ms\x18\f \x01(\x03R\tstartedMs\x12\x19\n" +
+	"\bended_ms\x18\r \x01(\x03R\aendedMs\x12\x16\n" +
+	"\x06reason\x18\x0e \x01(\tR\x06reason\x12\x18\n" +
+	"\aviewers\x18\x0f \x01(\rR\aviewers\x12\x14\n" +
+	"\x05video\x18\x10 \x01(\tR\x05video\x12\x14\n" +
+	"\x05audio\x18\x11 \x01(\tR\x05audio\"e\n" +
+	"\aLiveRow\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\x12.\n" +
+	"\x04live\x18\x03 \x01(\v2\x1a.waggle.cell.v1.StoredLiveR\x04live\"\x8e\x01\n" +
+	"\tFileUsage\x12\x1f\n" +
+	"\vlast_number\x18\x01 \x01(\x04R\n" +
+	"lastNumber\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12\x14\n" +
+	"\x05files\x18\x03 \x01(\x04R\x05files\x124\n" +
+	"\auploads\x18\x04 \x03(\v2\x1a.waggle.cell.v1.OpenUploadR\auploads\"m\n" +
+	"\n" +
+	"OpenUpload\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x14\n" +
+	"\x05nonce\x18\x02 \x01(\fR\x05nonce\x12\x12\n" +
+	"\x04size\x18\x03 \x01(\x04R\x04size\x12\x1d\n" +
+	"\n" +
+	"created_ms\x18\x04 \x01(\x03R\tcreatedMs\"\xa7\x02\n" +
+	"\n" +
+	"StoredFile\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\x04R\x04size\x12\x12\n" +
+	"\x04type\x18\x03 \x01(\tR\x04type\x12\x16\n" +
+	"\x06blake3\x18\x04 \x01(\fR\x06blake3\x12\x12\n" +
+	"\x04cell\x18\x05 \x01(\tR\x04cell\x12\x12\n" +
+	"\x04node\x18\x06 \x01(\tR\x04node\x12\x12\n" +
+	"\x04blob\x18\a \x01(\tR\x04blob\x12\x15\n" +
+	"\x06key_id\x18\b \x01(\tR\x05keyId\x12\x10\n" +
+	"\x03key\x18\t \x01(\fR\x03key\x12!\n" +
+	"\fcompleted_ms\x18\n" +
+	" \x01(\x03R\vcompletedMs\x12\x1d\n" +
+	"\n" +
+	"claimed_ms\x18\v \x01(\x03R\tclaimedMs\x12\x1e\n" +
+	"\n" +
+	"references\x18\f \x01(\x04R\n" +
+	"references\"\x99\x01\n" +
+	"\aFileRow\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\x12.\n" +
+	"\x04file\x18\x03 \x01(\v2\x1a.waggle.cell.v1.StoredFileR\x04file\x122\n" +
+	"\x06upload\x18\x04 \x01(\v2\x1a.waggle.cell.v1.OpenUploadR\x06upload*h\n" +
+	"\tLiveState\x12\x16\n" +
+	"\x12LIVE_STATE_WAITING\x10\x00\x12\x11\n" +
+	"\rLIVE_STATE_ON\x10\x01\x12\x1a\n" +
+	"\x16LIVE_STATE_INTERRUPTED\x10\x02\x12\x14\n" +
+	"\x10LIVE_STATE_ENDED\x10\x03B/Z-github.com/waggle-im/waggle/proto/cell;cellpbb\x06proto3"
 
 var (
 	file_proto_cell_state_proto_rawDescOnce sync.Once
@@ -2323,68 +3291,89 @@ func file_proto_cell_state_proto_rawDescGZIP() []byte {
 	return file_proto_cell_state_proto_rawDescData
 }
 
-var file_proto_cell_state_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_proto_cell_state_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_proto_cell_state_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_proto_cell_state_proto_goTypes = []any{
-	(*Descriptor)(nil),        // 0: waggle.cell.v1.Descriptor
-	(*Replica)(nil),           // 1: waggle.cell.v1.Replica
-	(*RangeState)(nil),        // 2: waggle.cell.v1.RangeState
-	(*RangeMeta)(nil),         // 3: waggle.cell.v1.RangeMeta
-	(*Profile)(nil),           // 4: waggle.cell.v1.Profile
-	(*Device)(nil),            // 5: waggle.cell.v1.Device
-	(*UpdateLog)(nil),         // 6: waggle.cell.v1.UpdateLog
-	(*StoredUpdate)(nil),      // 7: waggle.cell.v1.StoredUpdate
-	(*MarkUpdate)(nil),        // 8: waggle.cell.v1.MarkUpdate
-	(*ContactUpdate)(nil),     // 9: waggle.cell.v1.ContactUpdate
-	(*StoredEvent)(nil),       // 10: waggle.cell.v1.StoredEvent
-	(*TextBody)(nil),          // 11: waggle.cell.v1.TextBody
-	(*ThreadHeader)(nil),      // 12: waggle.cell.v1.ThreadHeader
-	(*Side)(nil),              // 13: waggle.cell.v1.Side
-	(*Contact)(nil),           // 14: waggle.cell.v1.Contact
-	(*JoinedThread)(nil),      // 15: waggle.cell.v1.JoinedThread
-	(*SentRow)(nil),           // 16: waggle.cell.v1.SentRow
-	(*ChannelRow)(nil),        // 17: waggle.cell.v1.ChannelRow
-	(*MessageRow)(nil),        // 18: waggle.cell.v1.MessageRow
-	(*ContactRow)(nil),        // 19: waggle.cell.v1.ContactRow
-	(*MarkRow)(nil),           // 20: waggle.cell.v1.MarkRow
-	(*ProfileRow)(nil),        // 21: waggle.cell.v1.ProfileRow
-	(*DirectFromRow)(nil),     // 22: waggle.cell.v1.DirectFromRow
-	(client.DirectFrom)(0),    // 23: waggle.client.v1.DirectFrom
-	(*client.Card)(nil),       // 24: waggle.client.v1.Card
-	(client.ContactAction)(0), // 25: waggle.client.v1.ContactAction
-	(*client.Contact)(nil),    // 26: waggle.client.v1.Contact
-	(*client.Location)(nil),   // 27: waggle.client.v1.Location
-	(*client.SharedCard)(nil), // 28: waggle.client.v1.SharedCard
-	(client.Relation)(0),      // 29: waggle.client.v1.Relation
+	(LiveState)(0),             // 0: waggle.cell.v1.LiveState
+	(*Descriptor)(nil),         // 1: waggle.cell.v1.Descriptor
+	(*Replica)(nil),            // 2: waggle.cell.v1.Replica
+	(*RangeState)(nil),         // 3: waggle.cell.v1.RangeState
+	(*RangeMeta)(nil),          // 4: waggle.cell.v1.RangeMeta
+	(*Profile)(nil),            // 5: waggle.cell.v1.Profile
+	(*Device)(nil),             // 6: waggle.cell.v1.Device
+	(*UpdateLog)(nil),          // 7: waggle.cell.v1.UpdateLog
+	(*StoredUpdate)(nil),       // 8: waggle.cell.v1.StoredUpdate
+	(*MarkUpdate)(nil),         // 9: waggle.cell.v1.MarkUpdate
+	(*ContactUpdate)(nil),      // 10: waggle.cell.v1.ContactUpdate
+	(*StoredEvent)(nil),        // 11: waggle.cell.v1.StoredEvent
+	(*TextBody)(nil),           // 12: waggle.cell.v1.TextBody
+	(*ThreadHeader)(nil),       // 13: waggle.cell.v1.ThreadHeader
+	(*Side)(nil),               // 14: waggle.cell.v1.Side
+	(*Contact)(nil),            // 15: waggle.cell.v1.Contact
+	(*JoinedThread)(nil),       // 16: waggle.cell.v1.JoinedThread
+	(*SentRow)(nil),            // 17: waggle.cell.v1.SentRow
+	(*ChannelRow)(nil),         // 18: waggle.cell.v1.ChannelRow
+	(*MessageRow)(nil),         // 19: waggle.cell.v1.MessageRow
+	(*ContactRow)(nil),         // 20: waggle.cell.v1.ContactRow
+	(*MarkRow)(nil),            // 21: waggle.cell.v1.MarkRow
+	(*ProfileRow)(nil),         // 22: waggle.cell.v1.ProfileRow
+	(*DirectFromRow)(nil),      // 23: waggle.cell.v1.DirectFromRow
+	(*LiveEventRow)(nil),       // 24: waggle.cell.v1.LiveEventRow
+	(*LiveBook)(nil),           // 25: waggle.cell.v1.LiveBook
+	(*StoredLive)(nil),         // 26: waggle.cell.v1.StoredLive
+	(*LiveRow)(nil),            // 27: waggle.cell.v1.LiveRow
+	(*FileUsage)(nil),          // 28: waggle.cell.v1.FileUsage
+	(*OpenUpload)(nil),         // 29: waggle.cell.v1.OpenUpload
+	(*StoredFile)(nil),         // 30: waggle.cell.v1.StoredFile
+	(*FileRow)(nil),            // 31: waggle.cell.v1.FileRow
+	(client.DirectFrom)(0),     // 32: waggle.client.v1.DirectFrom
+	(*client.Card)(nil),        // 33: waggle.client.v1.Card
+	(client.ContactAction)(0),  // 34: waggle.client.v1.ContactAction
+	(*client.Contact)(nil),     // 35: waggle.client.v1.Contact
+	(*client.Location)(nil),    // 36: waggle.client.v1.Location
+	(*client.SharedCard)(nil),  // 37: waggle.client.v1.SharedCard
+	(*client.FileMessage)(nil), // 38: waggle.client.v1.FileMessage
+	(*client.LiveMessage)(nil), // 39: waggle.client.v1.LiveMessage
+	(client.Relation)(0),       // 40: waggle.client.v1.Relation
 }
 var file_proto_cell_state_proto_depIdxs = []int32{
-	1,  // 0: waggle.cell.v1.Descriptor.replicas:type_name -> waggle.cell.v1.Replica
-	23, // 1: waggle.cell.v1.Profile.direct_from:type_name -> waggle.client.v1.DirectFrom
-	8,  // 2: waggle.cell.v1.StoredUpdate.mark:type_name -> waggle.cell.v1.MarkUpdate
-	9,  // 3: waggle.cell.v1.StoredUpdate.contact:type_name -> waggle.cell.v1.ContactUpdate
-	24, // 4: waggle.cell.v1.StoredUpdate.profile:type_name -> waggle.client.v1.Card
-	25, // 5: waggle.cell.v1.ContactUpdate.action:type_name -> waggle.client.v1.ContactAction
-	26, // 6: waggle.cell.v1.ContactUpdate.contact:type_name -> waggle.client.v1.Contact
-	11, // 7: waggle.cell.v1.StoredEvent.text:type_name -> waggle.cell.v1.TextBody
-	27, // 8: waggle.cell.v1.StoredEvent.location:type_name -> waggle.client.v1.Location
-	28, // 9: waggle.cell.v1.StoredEvent.card:type_name -> waggle.client.v1.SharedCard
-	13, // 10: waggle.cell.v1.ThreadHeader.low:type_name -> waggle.cell.v1.Side
-	13, // 11: waggle.cell.v1.ThreadHeader.high:type_name -> waggle.cell.v1.Side
-	29, // 12: waggle.cell.v1.Contact.relation:type_name -> waggle.client.v1.Relation
-	24, // 13: waggle.cell.v1.Contact.card:type_name -> waggle.client.v1.Card
-	18, // 14: waggle.cell.v1.ChannelRow.message:type_name -> waggle.cell.v1.MessageRow
-	19, // 15: waggle.cell.v1.ChannelRow.contact:type_name -> waggle.cell.v1.ContactRow
-	20, // 16: waggle.cell.v1.ChannelRow.mark:type_name -> waggle.cell.v1.MarkRow
-	21, // 17: waggle.cell.v1.ChannelRow.profile:type_name -> waggle.cell.v1.ProfileRow
-	22, // 18: waggle.cell.v1.ChannelRow.direct_from:type_name -> waggle.cell.v1.DirectFromRow
-	10, // 19: waggle.cell.v1.ChannelRow.event:type_name -> waggle.cell.v1.StoredEvent
-	9,  // 20: waggle.cell.v1.ContactRow.update:type_name -> waggle.cell.v1.ContactUpdate
-	24, // 21: waggle.cell.v1.ProfileRow.card:type_name -> waggle.client.v1.Card
-	23, // 22: waggle.cell.v1.DirectFromRow.direct_from:type_name -> waggle.client.v1.DirectFrom
-	23, // [23:23] is the sub-list for method output_type
-	23, // [23:23] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	2,  // 0: waggle.cell.v1.Descriptor.replicas:type_name -> waggle.cell.v1.Replica
+	32, // 1: waggle.cell.v1.Profile.direct_from:type_name -> waggle.client.v1.DirectFrom
+	9,  // 2: waggle.cell.v1.StoredUpdate.mark:type_name -> waggle.cell.v1.MarkUpdate
+	10, // 3: waggle.cell.v1.StoredUpdate.contact:type_name -> waggle.cell.v1.ContactUpdate
+	33, // 4: waggle.cell.v1.StoredUpdate.profile:type_name -> waggle.client.v1.Card
+	34, // 5: waggle.cell.v1.ContactUpdate.action:type_name -> waggle.client.v1.ContactAction
+	35, // 6: waggle.cell.v1.ContactUpdate.contact:type_name -> waggle.client.v1.Contact
+	12, // 7: waggle.cell.v1.StoredEvent.text:type_name -> waggle.cell.v1.TextBody
+	36, // 8: waggle.cell.v1.StoredEvent.location:type_name -> waggle.client.v1.Location
+	37, // 9: waggle.cell.v1.StoredEvent.card:type_name -> waggle.client.v1.SharedCard
+	38, // 10: waggle.cell.v1.StoredEvent.file:type_name -> waggle.client.v1.FileMessage
+	39, // 11: waggle.cell.v1.StoredEvent.live:type_name -> waggle.client.v1.LiveMessage
+	14, // 12: waggle.cell.v1.ThreadHeader.low:type_name -> waggle.cell.v1.Side
+	14, // 13: waggle.cell.v1.ThreadHeader.high:type_name -> waggle.cell.v1.Side
+	40, // 14: waggle.cell.v1.Contact.relation:type_name -> waggle.client.v1.Relation
+	33, // 15: waggle.cell.v1.Contact.card:type_name -> waggle.client.v1.Card
+	19, // 16: waggle.cell.v1.ChannelRow.message:type_name -> waggle.cell.v1.MessageRow
+	20, // 17: waggle.cell.v1.ChannelRow.contact:type_name -> waggle.cell.v1.ContactRow
+	21, // 18: waggle.cell.v1.ChannelRow.mark:type_name -> waggle.cell.v1.MarkRow
+	22, // 19: waggle.cell.v1.ChannelRow.profile:type_name -> waggle.cell.v1.ProfileRow
+	23, // 20: waggle.cell.v1.ChannelRow.direct_from:type_name -> waggle.cell.v1.DirectFromRow
+	24, // 21: waggle.cell.v1.ChannelRow.live:type_name -> waggle.cell.v1.LiveEventRow
+	11, // 22: waggle.cell.v1.ChannelRow.event:type_name -> waggle.cell.v1.StoredEvent
+	10, // 23: waggle.cell.v1.ContactRow.update:type_name -> waggle.cell.v1.ContactUpdate
+	33, // 24: waggle.cell.v1.ProfileRow.card:type_name -> waggle.client.v1.Card
+	32, // 25: waggle.cell.v1.DirectFromRow.direct_from:type_name -> waggle.client.v1.DirectFrom
+	39, // 26: waggle.cell.v1.LiveEventRow.live:type_name -> waggle.client.v1.LiveMessage
+	0,  // 27: waggle.cell.v1.StoredLive.state:type_name -> waggle.cell.v1.LiveState
+	26, // 28: waggle.cell.v1.LiveRow.live:type_name -> waggle.cell.v1.StoredLive
+	29, // 29: waggle.cell.v1.FileUsage.uploads:type_name -> waggle.cell.v1.OpenUpload
+	30, // 30: waggle.cell.v1.FileRow.file:type_name -> waggle.cell.v1.StoredFile
+	29, // 31: waggle.cell.v1.FileRow.upload:type_name -> waggle.cell.v1.OpenUpload
+	32, // [32:32] is the sub-list for method output_type
+	32, // [32:32] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_proto_cell_state_proto_init() }
@@ -2401,6 +3390,8 @@ func file_proto_cell_state_proto_init() {
 		(*StoredEvent_Text)(nil),
 		(*StoredEvent_Location)(nil),
 		(*StoredEvent_Card)(nil),
+		(*StoredEvent_File)(nil),
+		(*StoredEvent_Live)(nil),
 	}
 	file_proto_cell_state_proto_msgTypes[17].OneofWrappers = []any{
 		(*ChannelRow_Message)(nil),
@@ -2408,19 +3399,21 @@ func file_proto_cell_state_proto_init() {
 		(*ChannelRow_Mark)(nil),
 		(*ChannelRow_Profile)(nil),
 		(*ChannelRow_DirectFrom)(nil),
+		(*ChannelRow_Live)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_cell_state_proto_rawDesc), len(file_proto_cell_state_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   23,
+			NumEnums:      1,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
 		GoTypes:           file_proto_cell_state_proto_goTypes,
 		DependencyIndexes: file_proto_cell_state_proto_depIdxs,
+		EnumInfos:         file_proto_cell_state_proto_enumTypes,
 		MessageInfos:      file_proto_cell_state_proto_msgTypes,
 	}.Build()
 	File_proto_cell_state_proto = out.File

@@ -24,6 +24,108 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// FileKind is how clients show a file.
+type FileKind int32
+
+const (
+	FileKind_FILE_KIND_FILE  FileKind = 0
+	FileKind_FILE_KIND_IMAGE FileKind = 1
+	FileKind_FILE_KIND_AUDIO FileKind = 2
+	FileKind_FILE_KIND_VIDEO FileKind = 3
+)
+
+// Enum value maps for FileKind.
+var (
+	FileKind_name = map[int32]string{
+		0: "FILE_KIND_FILE",
+		1: "FILE_KIND_IMAGE",
+		2: "FILE_KIND_AUDIO",
+		3: "FILE_KIND_VIDEO",
+	}
+	FileKind_value = map[string]int32{
+		"FILE_KIND_FILE":  0,
+		"FILE_KIND_IMAGE": 1,
+		"FILE_KIND_AUDIO": 2,
+		"FILE_KIND_VIDEO": 3,
+	}
+)
+
+func (x FileKind) Enum() *FileKind {
+	p := new(FileKind)
+	*p = x
+	return p
+}
+
+func (x FileKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (FileKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_proto_client_client_proto_enumTypes[0].Descriptor()
+}
+
+func (FileKind) Type() protoreflect.EnumType {
+	return &file_proto_client_client_proto_enumTypes[0]
+}
+
+func (x FileKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use FileKind.Descriptor instead.
+func (FileKind) EnumDescriptor() ([]byte, []int) {
+	return file_proto_client_client_proto_rawDescGZIP(), []int{0}
+}
+
+type LiveAction int32
+
+const (
+	LiveAction_LIVE_ACTION_ANNOUNCED LiveAction = 0
+	LiveAction_LIVE_ACTION_STARTED   LiveAction = 1
+	LiveAction_LIVE_ACTION_ENDED     LiveAction = 2 // for now: it may start again
+)
+
+// Enum value maps for LiveAction.
+var (
+	LiveAction_name = map[int32]string{
+		0: "LIVE_ACTION_ANNOUNCED",
+		1: "LIVE_ACTION_STARTED",
+		2: "LIVE_ACTION_ENDED",
+	}
+	LiveAction_value = map[string]int32{
+		"LIVE_ACTION_ANNOUNCED": 0,
+		"LIVE_ACTION_STARTED":   1,
+		"LIVE_ACTION_ENDED":     2,
+	}
+)
+
+func (x LiveAction) Enum() *LiveAction {
+	p := new(LiveAction)
+	*p = x
+	return p
+}
+
+func (x LiveAction) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (LiveAction) Descriptor() protoreflect.EnumDescriptor {
+	return file_proto_client_client_proto_enumTypes[1].Descriptor()
+}
+
+func (LiveAction) Type() protoreflect.EnumType {
+	return &file_proto_client_client_proto_enumTypes[1]
+}
+
+func (x LiveAction) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use LiveAction.Descriptor instead.
+func (LiveAction) EnumDescriptor() ([]byte, []int) {
+	return file_proto_client_client_proto_rawDescGZIP(), []int{1}
+}
+
 // Relation is what another person is to the user.
 type Relation int32
 
@@ -67,11 +169,11 @@ func (x Relation) String() string {
 }
 
 func (Relation) Descriptor() protoreflect.EnumDescriptor {
-	return file_proto_client_client_proto_enumTypes[0].Descriptor()
+	return file_proto_client_client_proto_enumTypes[2].Descriptor()
 }
 
 func (Relation) Type() protoreflect.EnumType {
-	return &file_proto_client_client_proto_enumTypes[0]
+	return &file_proto_client_client_proto_enumTypes[2]
 }
 
 func (x Relation) Number() protoreflect.EnumNumber {
@@ -80,7 +182,7 @@ func (x Relation) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Relation.Descriptor instead.
 func (Relation) EnumDescriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{0}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{2}
 }
 
 type ContactAction int32
@@ -128,11 +230,11 @@ func (x ContactAction) String() string {
 }
 
 func (ContactAction) Descriptor() protoreflect.EnumDescriptor {
-	return file_proto_client_client_proto_enumTypes[1].Descriptor()
+	return file_proto_client_client_proto_enumTypes[3].Descriptor()
 }
 
 func (ContactAction) Type() protoreflect.EnumType {
-	return &file_proto_client_client_proto_enumTypes[1]
+	return &file_proto_client_client_proto_enumTypes[3]
 }
 
 func (x ContactAction) Number() protoreflect.EnumNumber {
@@ -141,7 +243,7 @@ func (x ContactAction) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ContactAction.Descriptor instead.
 func (ContactAction) EnumDescriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{1}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{3}
 }
 
 // DirectFrom is who may write to the user in direct threads.
@@ -175,11 +277,11 @@ func (x DirectFrom) String() string {
 }
 
 func (DirectFrom) Descriptor() protoreflect.EnumDescriptor {
-	return file_proto_client_client_proto_enumTypes[2].Descriptor()
+	return file_proto_client_client_proto_enumTypes[4].Descriptor()
 }
 
 func (DirectFrom) Type() protoreflect.EnumType {
-	return &file_proto_client_client_proto_enumTypes[2]
+	return &file_proto_client_client_proto_enumTypes[4]
 }
 
 func (x DirectFrom) Number() protoreflect.EnumNumber {
@@ -188,7 +290,7 @@ func (x DirectFrom) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use DirectFrom.Descriptor instead.
 func (DirectFrom) EnumDescriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{2}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{4}
 }
 
 // ClientFrame is everything a client can say.
@@ -582,6 +684,8 @@ type ServerFrame struct {
 	//	*ServerFrame_Done
 	//	*ServerFrame_Presence
 	//	*ServerFrame_TypingNow
+	//	*ServerFrame_Redirect
+	//	*ServerFrame_LiveViewers
 	Body          isServerFrame_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -802,6 +906,24 @@ func (x *ServerFrame) GetTypingNow() *TypingNow {
 	return nil
 }
 
+func (x *ServerFrame) GetRedirect() *Redirect {
+	if x != nil {
+		if x, ok := x.Body.(*ServerFrame_Redirect); ok {
+			return x.Redirect
+		}
+	}
+	return nil
+}
+
+func (x *ServerFrame) GetLiveViewers() *LiveViewers {
+	if x != nil {
+		if x, ok := x.Body.(*ServerFrame_LiveViewers); ok {
+			return x.LiveViewers
+		}
+	}
+	return nil
+}
+
 type isServerFrame_Body interface {
 	isServerFrame_Body()
 }
@@ -882,6 +1004,14 @@ type ServerFrame_TypingNow struct {
 	TypingNow *TypingNow `protobuf:"bytes,20,opt,name=typing_now,json=typingNow,proto3,oneof"`
 }
 
+type ServerFrame_Redirect struct {
+	Redirect *Redirect `protobuf:"bytes,41,opt,name=redirect,proto3,oneof"`
+}
+
+type ServerFrame_LiveViewers struct {
+	LiveViewers *LiveViewers `protobuf:"bytes,50,opt,name=live_viewers,json=liveViewers,proto3,oneof"`
+}
+
 func (*ServerFrame_Welcome) isServerFrame_Body() {}
 
 func (*ServerFrame_HeartbeatAck) isServerFrame_Body() {}
@@ -919,6 +1049,10 @@ func (*ServerFrame_Done) isServerFrame_Body() {}
 func (*ServerFrame_Presence) isServerFrame_Body() {}
 
 func (*ServerFrame_TypingNow) isServerFrame_Body() {}
+
+func (*ServerFrame_Redirect) isServerFrame_Body() {}
+
+func (*ServerFrame_LiveViewers) isServerFrame_Body() {}
 
 // Hello is the first frame on every connection.
 type Hello struct {
@@ -1491,6 +1625,61 @@ func (x *Closing) GetRetryMs() uint32 {
 	return 0
 }
 
+// Redirect asks the client to connect to another edge while this connection
+// still stands, and then to leave it. A client that does not do so in time, or
+// does not know this frame, is sent Closing.
+type Redirect struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Alternatives  []string               `protobuf:"bytes,1,rep,name=alternatives,proto3" json:"alternatives,omitempty"`    // host:port, the one to prefer first
+	WaitMs        uint32                 `protobuf:"varint,2,opt,name=wait_ms,json=waitMs,proto3" json:"wait_ms,omitempty"` // before connecting, so that not all come at once
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Redirect) Reset() {
+	*x = Redirect{}
+	mi := &file_proto_client_client_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Redirect) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Redirect) ProtoMessage() {}
+
+func (x *Redirect) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_client_client_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Redirect.ProtoReflect.Descriptor instead.
+func (*Redirect) Descriptor() ([]byte, []int) {
+	return file_proto_client_client_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Redirect) GetAlternatives() []string {
+	if x != nil {
+		return x.Alternatives
+	}
+	return nil
+}
+
+func (x *Redirect) GetWaitMs() uint32 {
+	if x != nil {
+		return x.WaitMs
+	}
+	return 0
+}
+
 // Updates carries consecutive updates of the user's log, oldest first.
 type Updates struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1501,7 +1690,7 @@ type Updates struct {
 
 func (x *Updates) Reset() {
 	*x = Updates{}
-	mi := &file_proto_client_client_proto_msgTypes[11]
+	mi := &file_proto_client_client_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1513,7 +1702,7 @@ func (x *Updates) String() string {
 func (*Updates) ProtoMessage() {}
 
 func (x *Updates) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[11]
+	mi := &file_proto_client_client_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1526,7 +1715,7 @@ func (x *Updates) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Updates.ProtoReflect.Descriptor instead.
 func (*Updates) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{11}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Updates) GetUpdates() []*Update {
@@ -1552,7 +1741,7 @@ type Update struct {
 
 func (x *Update) Reset() {
 	*x = Update{}
-	mi := &file_proto_client_client_proto_msgTypes[12]
+	mi := &file_proto_client_client_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1564,7 +1753,7 @@ func (x *Update) String() string {
 func (*Update) ProtoMessage() {}
 
 func (x *Update) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[12]
+	mi := &file_proto_client_client_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1577,7 +1766,7 @@ func (x *Update) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Update.ProtoReflect.Descriptor instead.
 func (*Update) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{12}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Update) GetPts() uint64 {
@@ -1671,7 +1860,7 @@ type Resync struct {
 
 func (x *Resync) Reset() {
 	*x = Resync{}
-	mi := &file_proto_client_client_proto_msgTypes[13]
+	mi := &file_proto_client_client_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1683,7 +1872,7 @@ func (x *Resync) String() string {
 func (*Resync) ProtoMessage() {}
 
 func (x *Resync) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[13]
+	mi := &file_proto_client_client_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1696,7 +1885,7 @@ func (x *Resync) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resync.ProtoReflect.Descriptor instead.
 func (*Resync) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{13}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Resync) GetIncarnation() []byte {
@@ -1738,6 +1927,8 @@ type Event struct {
 	//	*Event_Text
 	//	*Event_Location
 	//	*Event_Card
+	//	*Event_File
+	//	*Event_Live
 	Body          isEvent_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1745,7 +1936,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_proto_client_client_proto_msgTypes[14]
+	mi := &file_proto_client_client_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1757,7 +1948,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[14]
+	mi := &file_proto_client_client_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1770,7 +1961,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{14}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Event) GetThread() string {
@@ -1863,6 +2054,24 @@ func (x *Event) GetCard() *SharedCard {
 	return nil
 }
 
+func (x *Event) GetFile() *FileMessage {
+	if x != nil {
+		if x, ok := x.Body.(*Event_File); ok {
+			return x.File
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetLive() *LiveMessage {
+	if x != nil {
+		if x, ok := x.Body.(*Event_Live); ok {
+			return x.Live
+		}
+	}
+	return nil
+}
+
 type isEvent_Body interface {
 	isEvent_Body()
 }
@@ -1879,11 +2088,23 @@ type Event_Card struct {
 	Card *SharedCard `protobuf:"bytes,12,opt,name=card,proto3,oneof"`
 }
 
+type Event_File struct {
+	File *FileMessage `protobuf:"bytes,30,opt,name=file,proto3,oneof"`
+}
+
+type Event_Live struct {
+	Live *LiveMessage `protobuf:"bytes,50,opt,name=live,proto3,oneof"` // of the server: no client sends one
+}
+
 func (*Event_Text) isEvent_Body() {}
 
 func (*Event_Location) isEvent_Body() {}
 
 func (*Event_Card) isEvent_Body() {}
+
+func (*Event_File) isEvent_Body() {}
+
+func (*Event_Live) isEvent_Body() {}
 
 type TextMessage struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1894,7 +2115,7 @@ type TextMessage struct {
 
 func (x *TextMessage) Reset() {
 	*x = TextMessage{}
-	mi := &file_proto_client_client_proto_msgTypes[15]
+	mi := &file_proto_client_client_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1906,7 +2127,7 @@ func (x *TextMessage) String() string {
 func (*TextMessage) ProtoMessage() {}
 
 func (x *TextMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[15]
+	mi := &file_proto_client_client_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1919,7 +2140,7 @@ func (x *TextMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TextMessage.ProtoReflect.Descriptor instead.
 func (*TextMessage) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{15}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *TextMessage) GetText() string {
@@ -1941,7 +2162,7 @@ type Location struct {
 
 func (x *Location) Reset() {
 	*x = Location{}
-	mi := &file_proto_client_client_proto_msgTypes[16]
+	mi := &file_proto_client_client_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1953,7 +2174,7 @@ func (x *Location) String() string {
 func (*Location) ProtoMessage() {}
 
 func (x *Location) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[16]
+	mi := &file_proto_client_client_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1966,7 +2187,7 @@ func (x *Location) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Location.ProtoReflect.Descriptor instead.
 func (*Location) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{16}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Location) GetLatitude() float64 {
@@ -1990,6 +2211,229 @@ func (x *Location) GetName() string {
 	return ""
 }
 
+// FileMessage shows a file to the members of a thread. They read it over HTTP
+// as /files/FILE?thread=THREAD&seq=SEQ.
+type FileMessage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	File  string                 `protobuf:"bytes,1,opt,name=file,proto3" json:"file,omitempty"` // as in 4096-17; must be the sender's own
+	Kind  FileKind               `protobuf:"varint,2,opt,name=kind,proto3,enum=waggle.client.v1.FileKind" json:"kind,omitempty"`
+	// What the server fills in from the file itself.
+	Name   string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	Size   uint64 `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`
+	Type   string `protobuf:"bytes,5,opt,name=type,proto3" json:"type,omitempty"`     // by its first bytes, as in image/png
+	Blake3 []byte `protobuf:"bytes,6,opt,name=blake3,proto3" json:"blake3,omitempty"` // 32 bytes, of the content
+	// What the sender says of it, all optional.
+	Thumbnail     []byte `protobuf:"bytes,7,opt,name=thumbnail,proto3" json:"thumbnail,omitempty"` // a small JPEG, PNG or WebP, at most 8 KiB
+	Width         uint32 `protobuf:"varint,8,opt,name=width,proto3" json:"width,omitempty"`        // pixels
+	Height        uint32 `protobuf:"varint,9,opt,name=height,proto3" json:"height,omitempty"`
+	DurationMs    uint32 `protobuf:"varint,10,opt,name=duration_ms,json=durationMs,proto3" json:"duration_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FileMessage) Reset() {
+	*x = FileMessage{}
+	mi := &file_proto_client_client_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FileMessage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FileMessage) ProtoMessage() {}
+
+func (x *FileMessage) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_client_client_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FileMessage.ProtoReflect.Descriptor instead.
+func (*FileMessage) Descriptor() ([]byte, []int) {
+	return file_proto_client_client_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *FileMessage) GetFile() string {
+	if x != nil {
+		return x.File
+	}
+	return ""
+}
+
+func (x *FileMessage) GetKind() FileKind {
+	if x != nil {
+		return x.Kind
+	}
+	return FileKind_FILE_KIND_FILE
+}
+
+func (x *FileMessage) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *FileMessage) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *FileMessage) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *FileMessage) GetBlake3() []byte {
+	if x != nil {
+		return x.Blake3
+	}
+	return nil
+}
+
+func (x *FileMessage) GetThumbnail() []byte {
+	if x != nil {
+		return x.Thumbnail
+	}
+	return nil
+}
+
+func (x *FileMessage) GetWidth() uint32 {
+	if x != nil {
+		return x.Width
+	}
+	return 0
+}
+
+func (x *FileMessage) GetHeight() uint32 {
+	if x != nil {
+		return x.Height
+	}
+	return 0
+}
+
+func (x *FileMessage) GetDurationMs() uint32 {
+	if x != nil {
+		return x.DurationMs
+	}
+	return 0
+}
+
+// LiveMessage tells the members of a thread of a livestream. They watch it with
+// a ticket, from POST /live/LIVE/ticket. Only the announcement is counted as a
+// message.
+type LiveMessage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Live          string                 `protobuf:"bytes,1,opt,name=live,proto3" json:"live,omitempty"` // as in 4096-17; of the event's sender
+	Action        LiveAction             `protobuf:"varint,2,opt,name=action,proto3,enum=waggle.client.v1.LiveAction" json:"action,omitempty"`
+	Title         string                 `protobuf:"bytes,3,opt,name=title,proto3" json:"title,omitempty"`                              // at most 100 bytes
+	Record        bool                   `protobuf:"varint,4,opt,name=record,proto3" json:"record,omitempty"`                           // a recording will follow as a file message
+	Reason        string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`                            // ended: why, for people
+	DurationMs    uint64                 `protobuf:"varint,6,opt,name=duration_ms,json=durationMs,proto3" json:"duration_ms,omitempty"` // ended
+	Video         string                 `protobuf:"bytes,7,opt,name=video,proto3" json:"video,omitempty"`                              // started: as in "H.264 1280x720"; empty: none
+	Audio         string                 `protobuf:"bytes,8,opt,name=audio,proto3" json:"audio,omitempty"`                              // started
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LiveMessage) Reset() {
+	*x = LiveMessage{}
+	mi := &file_proto_client_client_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LiveMessage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LiveMessage) ProtoMessage() {}
+
+func (x *LiveMessage) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_client_client_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LiveMessage.ProtoReflect.Descriptor instead.
+func (*LiveMessage) Descriptor() ([]byte, []int) {
+	return file_proto_client_client_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *LiveMessage) GetLive() string {
+	if x != nil {
+		return x.Live
+	}
+	return ""
+}
+
+func (x *LiveMessage) GetAction() LiveAction {
+	if x != nil {
+		return x.Action
+	}
+	return LiveAction_LIVE_ACTION_ANNOUNCED
+}
+
+func (x *LiveMessage) GetTitle() string {
+	if x != nil {
+		return x.Title
+	}
+	return ""
+}
+
+func (x *LiveMessage) GetRecord() bool {
+	if x != nil {
+		return x.Record
+	}
+	return false
+}
+
+func (x *LiveMessage) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *LiveMessage) GetDurationMs() uint64 {
+	if x != nil {
+		return x.DurationMs
+	}
+	return 0
+}
+
+func (x *LiveMessage) GetVideo() string {
+	if x != nil {
+		return x.Video
+	}
+	return ""
+}
+
+func (x *LiveMessage) GetAudio() string {
+	if x != nil {
+		return x.Audio
+	}
+	return ""
+}
+
 // SharedCard names a person to another.
 type SharedCard struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2001,7 +2445,7 @@ type SharedCard struct {
 
 func (x *SharedCard) Reset() {
 	*x = SharedCard{}
-	mi := &file_proto_client_client_proto_msgTypes[17]
+	mi := &file_proto_client_client_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2013,7 +2457,7 @@ func (x *SharedCard) String() string {
 func (*SharedCard) ProtoMessage() {}
 
 func (x *SharedCard) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[17]
+	mi := &file_proto_client_client_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2026,7 +2470,7 @@ func (x *SharedCard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SharedCard.ProtoReflect.Descriptor instead.
 func (*SharedCard) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{17}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SharedCard) GetUser() uint64 {
@@ -2058,7 +2502,7 @@ type Mark struct {
 
 func (x *Mark) Reset() {
 	*x = Mark{}
-	mi := &file_proto_client_client_proto_msgTypes[18]
+	mi := &file_proto_client_client_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2070,7 +2514,7 @@ func (x *Mark) String() string {
 func (*Mark) ProtoMessage() {}
 
 func (x *Mark) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[18]
+	mi := &file_proto_client_client_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2083,7 +2527,7 @@ func (x *Mark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mark.ProtoReflect.Descriptor instead.
 func (*Mark) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{18}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Mark) GetThread() string {
@@ -2131,13 +2575,14 @@ type SendMessage struct {
 	Text          *TextMessage `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`
 	Location      *Location    `protobuf:"bytes,5,opt,name=location,proto3" json:"location,omitempty"`
 	Card          *SharedCard  `protobuf:"bytes,6,opt,name=card,proto3" json:"card,omitempty"`
+	File          *FileMessage `protobuf:"bytes,30,opt,name=file,proto3" json:"file,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SendMessage) Reset() {
 	*x = SendMessage{}
-	mi := &file_proto_client_client_proto_msgTypes[19]
+	mi := &file_proto_client_client_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2149,7 +2594,7 @@ func (x *SendMessage) String() string {
 func (*SendMessage) ProtoMessage() {}
 
 func (x *SendMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[19]
+	mi := &file_proto_client_client_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2162,7 +2607,7 @@ func (x *SendMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SendMessage.ProtoReflect.Descriptor instead.
 func (*SendMessage) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{19}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SendMessage) GetThread() string {
@@ -2207,6 +2652,13 @@ func (x *SendMessage) GetCard() *SharedCard {
 	return nil
 }
 
+func (x *SendMessage) GetFile() *FileMessage {
+	if x != nil {
+		return x.File
+	}
+	return nil
+}
+
 type MessageSent struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Thread        string                 `protobuf:"bytes,1,opt,name=thread,proto3" json:"thread,omitempty"`
@@ -2219,7 +2671,7 @@ type MessageSent struct {
 
 func (x *MessageSent) Reset() {
 	*x = MessageSent{}
-	mi := &file_proto_client_client_proto_msgTypes[20]
+	mi := &file_proto_client_client_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2231,7 +2683,7 @@ func (x *MessageSent) String() string {
 func (*MessageSent) ProtoMessage() {}
 
 func (x *MessageSent) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[20]
+	mi := &file_proto_client_client_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2244,7 +2696,7 @@ func (x *MessageSent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessageSent.ProtoReflect.Descriptor instead.
 func (*MessageSent) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{20}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *MessageSent) GetThread() string {
@@ -2291,7 +2743,7 @@ type ReadHistory struct {
 
 func (x *ReadHistory) Reset() {
 	*x = ReadHistory{}
-	mi := &file_proto_client_client_proto_msgTypes[21]
+	mi := &file_proto_client_client_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2303,7 +2755,7 @@ func (x *ReadHistory) String() string {
 func (*ReadHistory) ProtoMessage() {}
 
 func (x *ReadHistory) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[21]
+	mi := &file_proto_client_client_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2316,7 +2768,7 @@ func (x *ReadHistory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadHistory.ProtoReflect.Descriptor instead.
 func (*ReadHistory) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{21}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ReadHistory) GetThread() string {
@@ -2364,7 +2816,7 @@ type History struct {
 
 func (x *History) Reset() {
 	*x = History{}
-	mi := &file_proto_client_client_proto_msgTypes[22]
+	mi := &file_proto_client_client_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2376,7 +2828,7 @@ func (x *History) String() string {
 func (*History) ProtoMessage() {}
 
 func (x *History) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[22]
+	mi := &file_proto_client_client_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2389,7 +2841,7 @@ func (x *History) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use History.ProtoReflect.Descriptor instead.
 func (*History) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{22}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *History) GetEvents() []*Event {
@@ -2417,7 +2869,7 @@ type ListThreads struct {
 
 func (x *ListThreads) Reset() {
 	*x = ListThreads{}
-	mi := &file_proto_client_client_proto_msgTypes[23]
+	mi := &file_proto_client_client_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2429,7 +2881,7 @@ func (x *ListThreads) String() string {
 func (*ListThreads) ProtoMessage() {}
 
 func (x *ListThreads) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[23]
+	mi := &file_proto_client_client_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2442,7 +2894,7 @@ func (x *ListThreads) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListThreads.ProtoReflect.Descriptor instead.
 func (*ListThreads) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{23}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListThreads) GetLimit() uint32 {
@@ -2469,7 +2921,7 @@ type Threads struct {
 
 func (x *Threads) Reset() {
 	*x = Threads{}
-	mi := &file_proto_client_client_proto_msgTypes[24]
+	mi := &file_proto_client_client_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2481,7 +2933,7 @@ func (x *Threads) String() string {
 func (*Threads) ProtoMessage() {}
 
 func (x *Threads) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[24]
+	mi := &file_proto_client_client_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2494,7 +2946,7 @@ func (x *Threads) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Threads.ProtoReflect.Descriptor instead.
 func (*Threads) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{24}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Threads) GetThreads() []*Thread {
@@ -2529,7 +2981,7 @@ type Thread struct {
 
 func (x *Thread) Reset() {
 	*x = Thread{}
-	mi := &file_proto_client_client_proto_msgTypes[25]
+	mi := &file_proto_client_client_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2541,7 +2993,7 @@ func (x *Thread) String() string {
 func (*Thread) ProtoMessage() {}
 
 func (x *Thread) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[25]
+	mi := &file_proto_client_client_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2554,7 +3006,7 @@ func (x *Thread) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Thread.ProtoReflect.Descriptor instead.
 func (*Thread) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{25}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Thread) GetThread() string {
@@ -2638,7 +3090,7 @@ type MarkRead struct {
 
 func (x *MarkRead) Reset() {
 	*x = MarkRead{}
-	mi := &file_proto_client_client_proto_msgTypes[26]
+	mi := &file_proto_client_client_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2650,7 +3102,7 @@ func (x *MarkRead) String() string {
 func (*MarkRead) ProtoMessage() {}
 
 func (x *MarkRead) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[26]
+	mi := &file_proto_client_client_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2663,7 +3115,7 @@ func (x *MarkRead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarkRead.ProtoReflect.Descriptor instead.
 func (*MarkRead) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{26}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *MarkRead) GetThread() string {
@@ -2690,7 +3142,7 @@ type ReadMarked struct {
 
 func (x *ReadMarked) Reset() {
 	*x = ReadMarked{}
-	mi := &file_proto_client_client_proto_msgTypes[27]
+	mi := &file_proto_client_client_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2702,7 +3154,7 @@ func (x *ReadMarked) String() string {
 func (*ReadMarked) ProtoMessage() {}
 
 func (x *ReadMarked) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[27]
+	mi := &file_proto_client_client_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2715,7 +3167,7 @@ func (x *ReadMarked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadMarked.ProtoReflect.Descriptor instead.
 func (*ReadMarked) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{27}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ReadMarked) GetThread() string {
@@ -2743,7 +3195,7 @@ type FindUser struct {
 
 func (x *FindUser) Reset() {
 	*x = FindUser{}
-	mi := &file_proto_client_client_proto_msgTypes[28]
+	mi := &file_proto_client_client_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2755,7 +3207,7 @@ func (x *FindUser) String() string {
 func (*FindUser) ProtoMessage() {}
 
 func (x *FindUser) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[28]
+	mi := &file_proto_client_client_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2768,7 +3220,7 @@ func (x *FindUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindUser.ProtoReflect.Descriptor instead.
 func (*FindUser) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{28}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *FindUser) GetName() string {
@@ -2796,7 +3248,7 @@ type UserFound struct {
 
 func (x *UserFound) Reset() {
 	*x = UserFound{}
-	mi := &file_proto_client_client_proto_msgTypes[29]
+	mi := &file_proto_client_client_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2808,7 +3260,7 @@ func (x *UserFound) String() string {
 func (*UserFound) ProtoMessage() {}
 
 func (x *UserFound) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[29]
+	mi := &file_proto_client_client_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2821,7 +3273,7 @@ func (x *UserFound) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserFound.ProtoReflect.Descriptor instead.
 func (*UserFound) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{29}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *UserFound) GetUser() uint64 {
@@ -2856,7 +3308,7 @@ type FindPeople struct {
 
 func (x *FindPeople) Reset() {
 	*x = FindPeople{}
-	mi := &file_proto_client_client_proto_msgTypes[30]
+	mi := &file_proto_client_client_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2868,7 +3320,7 @@ func (x *FindPeople) String() string {
 func (*FindPeople) ProtoMessage() {}
 
 func (x *FindPeople) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[30]
+	mi := &file_proto_client_client_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2881,7 +3333,7 @@ func (x *FindPeople) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindPeople.ProtoReflect.Descriptor instead.
 func (*FindPeople) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{30}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *FindPeople) GetPrefix() string {
@@ -2907,7 +3359,7 @@ type People struct {
 
 func (x *People) Reset() {
 	*x = People{}
-	mi := &file_proto_client_client_proto_msgTypes[31]
+	mi := &file_proto_client_client_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2919,7 +3371,7 @@ func (x *People) String() string {
 func (*People) ProtoMessage() {}
 
 func (x *People) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[31]
+	mi := &file_proto_client_client_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2932,7 +3384,7 @@ func (x *People) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use People.ProtoReflect.Descriptor instead.
 func (*People) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{31}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *People) GetCards() []*Card {
@@ -2958,7 +3410,7 @@ type Card struct {
 
 func (x *Card) Reset() {
 	*x = Card{}
-	mi := &file_proto_client_client_proto_msgTypes[32]
+	mi := &file_proto_client_client_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2970,7 +3422,7 @@ func (x *Card) String() string {
 func (*Card) ProtoMessage() {}
 
 func (x *Card) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[32]
+	mi := &file_proto_client_client_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2983,7 +3435,7 @@ func (x *Card) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Card.ProtoReflect.Descriptor instead.
 func (*Card) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{32}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Card) GetUser() uint64 {
@@ -3051,7 +3503,7 @@ type ChangeContact struct {
 
 func (x *ChangeContact) Reset() {
 	*x = ChangeContact{}
-	mi := &file_proto_client_client_proto_msgTypes[33]
+	mi := &file_proto_client_client_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3063,7 +3515,7 @@ func (x *ChangeContact) String() string {
 func (*ChangeContact) ProtoMessage() {}
 
 func (x *ChangeContact) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[33]
+	mi := &file_proto_client_client_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3076,7 +3528,7 @@ func (x *ChangeContact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeContact.ProtoReflect.Descriptor instead.
 func (*ChangeContact) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{33}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ChangeContact) GetUser() uint64 {
@@ -3130,7 +3582,7 @@ type ContactChanged struct {
 
 func (x *ContactChanged) Reset() {
 	*x = ContactChanged{}
-	mi := &file_proto_client_client_proto_msgTypes[34]
+	mi := &file_proto_client_client_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3142,7 +3594,7 @@ func (x *ContactChanged) String() string {
 func (*ContactChanged) ProtoMessage() {}
 
 func (x *ContactChanged) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[34]
+	mi := &file_proto_client_client_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3155,7 +3607,7 @@ func (x *ContactChanged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContactChanged.ProtoReflect.Descriptor instead.
 func (*ContactChanged) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{34}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ContactChanged) GetContact() *Contact {
@@ -3182,7 +3634,7 @@ type Contact struct {
 
 func (x *Contact) Reset() {
 	*x = Contact{}
-	mi := &file_proto_client_client_proto_msgTypes[35]
+	mi := &file_proto_client_client_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3194,7 +3646,7 @@ func (x *Contact) String() string {
 func (*Contact) ProtoMessage() {}
 
 func (x *Contact) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[35]
+	mi := &file_proto_client_client_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3207,7 +3659,7 @@ func (x *Contact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Contact.ProtoReflect.Descriptor instead.
 func (*Contact) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{35}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Contact) GetUser() uint64 {
@@ -3278,7 +3730,7 @@ type ContactEvent struct {
 
 func (x *ContactEvent) Reset() {
 	*x = ContactEvent{}
-	mi := &file_proto_client_client_proto_msgTypes[36]
+	mi := &file_proto_client_client_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3290,7 +3742,7 @@ func (x *ContactEvent) String() string {
 func (*ContactEvent) ProtoMessage() {}
 
 func (x *ContactEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[36]
+	mi := &file_proto_client_client_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3303,7 +3755,7 @@ func (x *ContactEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContactEvent.ProtoReflect.Descriptor instead.
 func (*ContactEvent) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{36}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ContactEvent) GetAction() ContactAction {
@@ -3339,7 +3791,7 @@ type EditContact struct {
 
 func (x *EditContact) Reset() {
 	*x = EditContact{}
-	mi := &file_proto_client_client_proto_msgTypes[37]
+	mi := &file_proto_client_client_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3351,7 +3803,7 @@ func (x *EditContact) String() string {
 func (*EditContact) ProtoMessage() {}
 
 func (x *EditContact) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[37]
+	mi := &file_proto_client_client_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3364,7 +3816,7 @@ func (x *EditContact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EditContact.ProtoReflect.Descriptor instead.
 func (*EditContact) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{37}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *EditContact) GetUser() uint64 {
@@ -3400,7 +3852,7 @@ type ListContacts struct {
 
 func (x *ListContacts) Reset() {
 	*x = ListContacts{}
-	mi := &file_proto_client_client_proto_msgTypes[38]
+	mi := &file_proto_client_client_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3412,7 +3864,7 @@ func (x *ListContacts) String() string {
 func (*ListContacts) ProtoMessage() {}
 
 func (x *ListContacts) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[38]
+	mi := &file_proto_client_client_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3425,7 +3877,7 @@ func (x *ListContacts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListContacts.ProtoReflect.Descriptor instead.
 func (*ListContacts) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{38}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListContacts) GetRelations() []Relation {
@@ -3459,7 +3911,7 @@ type Contacts struct {
 
 func (x *Contacts) Reset() {
 	*x = Contacts{}
-	mi := &file_proto_client_client_proto_msgTypes[39]
+	mi := &file_proto_client_client_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3471,7 +3923,7 @@ func (x *Contacts) String() string {
 func (*Contacts) ProtoMessage() {}
 
 func (x *Contacts) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[39]
+	mi := &file_proto_client_client_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3484,7 +3936,7 @@ func (x *Contacts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Contacts.ProtoReflect.Descriptor instead.
 func (*Contacts) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{39}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Contacts) GetContacts() []*Contact {
@@ -3510,7 +3962,7 @@ type ReadProfile struct {
 
 func (x *ReadProfile) Reset() {
 	*x = ReadProfile{}
-	mi := &file_proto_client_client_proto_msgTypes[40]
+	mi := &file_proto_client_client_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3522,7 +3974,7 @@ func (x *ReadProfile) String() string {
 func (*ReadProfile) ProtoMessage() {}
 
 func (x *ReadProfile) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[40]
+	mi := &file_proto_client_client_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3535,7 +3987,7 @@ func (x *ReadProfile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadProfile.ProtoReflect.Descriptor instead.
 func (*ReadProfile) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{40}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{43}
 }
 
 // SetProfile changes what is given.
@@ -3553,7 +4005,7 @@ type SetProfile struct {
 
 func (x *SetProfile) Reset() {
 	*x = SetProfile{}
-	mi := &file_proto_client_client_proto_msgTypes[41]
+	mi := &file_proto_client_client_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3565,7 +4017,7 @@ func (x *SetProfile) String() string {
 func (*SetProfile) ProtoMessage() {}
 
 func (x *SetProfile) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[41]
+	mi := &file_proto_client_client_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3578,7 +4030,7 @@ func (x *SetProfile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetProfile.ProtoReflect.Descriptor instead.
 func (*SetProfile) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{41}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *SetProfile) GetNick() string {
@@ -3627,7 +4079,7 @@ type Profile struct {
 
 func (x *Profile) Reset() {
 	*x = Profile{}
-	mi := &file_proto_client_client_proto_msgTypes[42]
+	mi := &file_proto_client_client_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3639,7 +4091,7 @@ func (x *Profile) String() string {
 func (*Profile) ProtoMessage() {}
 
 func (x *Profile) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[42]
+	mi := &file_proto_client_client_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3652,7 +4104,7 @@ func (x *Profile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Profile.ProtoReflect.Descriptor instead.
 func (*Profile) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{42}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Profile) GetCard() *Card {
@@ -3684,7 +4136,7 @@ type ListDevices struct {
 
 func (x *ListDevices) Reset() {
 	*x = ListDevices{}
-	mi := &file_proto_client_client_proto_msgTypes[43]
+	mi := &file_proto_client_client_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3696,7 +4148,7 @@ func (x *ListDevices) String() string {
 func (*ListDevices) ProtoMessage() {}
 
 func (x *ListDevices) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[43]
+	mi := &file_proto_client_client_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3709,7 +4161,7 @@ func (x *ListDevices) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDevices.ProtoReflect.Descriptor instead.
 func (*ListDevices) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{43}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{46}
 }
 
 type Devices struct {
@@ -3721,7 +4173,7 @@ type Devices struct {
 
 func (x *Devices) Reset() {
 	*x = Devices{}
-	mi := &file_proto_client_client_proto_msgTypes[44]
+	mi := &file_proto_client_client_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3733,7 +4185,7 @@ func (x *Devices) String() string {
 func (*Devices) ProtoMessage() {}
 
 func (x *Devices) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[44]
+	mi := &file_proto_client_client_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3746,7 +4198,7 @@ func (x *Devices) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Devices.ProtoReflect.Descriptor instead.
 func (*Devices) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{44}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Devices) GetDevices() []*DeviceRow {
@@ -3770,7 +4222,7 @@ type DeviceRow struct {
 
 func (x *DeviceRow) Reset() {
 	*x = DeviceRow{}
-	mi := &file_proto_client_client_proto_msgTypes[45]
+	mi := &file_proto_client_client_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3782,7 +4234,7 @@ func (x *DeviceRow) String() string {
 func (*DeviceRow) ProtoMessage() {}
 
 func (x *DeviceRow) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[45]
+	mi := &file_proto_client_client_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3795,7 +4247,7 @@ func (x *DeviceRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceRow.ProtoReflect.Descriptor instead.
 func (*DeviceRow) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{45}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *DeviceRow) GetDevice() string {
@@ -3850,7 +4302,7 @@ type EndDevice struct {
 
 func (x *EndDevice) Reset() {
 	*x = EndDevice{}
-	mi := &file_proto_client_client_proto_msgTypes[46]
+	mi := &file_proto_client_client_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3862,7 +4314,7 @@ func (x *EndDevice) String() string {
 func (*EndDevice) ProtoMessage() {}
 
 func (x *EndDevice) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[46]
+	mi := &file_proto_client_client_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3875,7 +4327,7 @@ func (x *EndDevice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndDevice.ProtoReflect.Descriptor instead.
 func (*EndDevice) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{46}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *EndDevice) GetDevice() string {
@@ -3894,7 +4346,7 @@ type EndAllDevices struct {
 
 func (x *EndAllDevices) Reset() {
 	*x = EndAllDevices{}
-	mi := &file_proto_client_client_proto_msgTypes[47]
+	mi := &file_proto_client_client_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3906,7 +4358,7 @@ func (x *EndAllDevices) String() string {
 func (*EndAllDevices) ProtoMessage() {}
 
 func (x *EndAllDevices) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[47]
+	mi := &file_proto_client_client_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3919,7 +4371,7 @@ func (x *EndAllDevices) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndAllDevices.ProtoReflect.Descriptor instead.
 func (*EndAllDevices) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{47}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{50}
 }
 
 // Done answers what has nothing else to say.
@@ -3931,7 +4383,7 @@ type Done struct {
 
 func (x *Done) Reset() {
 	*x = Done{}
-	mi := &file_proto_client_client_proto_msgTypes[48]
+	mi := &file_proto_client_client_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3943,7 +4395,7 @@ func (x *Done) String() string {
 func (*Done) ProtoMessage() {}
 
 func (x *Done) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[48]
+	mi := &file_proto_client_client_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3956,7 +4408,7 @@ func (x *Done) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Done.ProtoReflect.Descriptor instead.
 func (*Done) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{48}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{51}
 }
 
 // Typing tells the members of a thread that the user is writing. Never stored.
@@ -3969,7 +4421,7 @@ type Typing struct {
 
 func (x *Typing) Reset() {
 	*x = Typing{}
-	mi := &file_proto_client_client_proto_msgTypes[49]
+	mi := &file_proto_client_client_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3981,7 +4433,7 @@ func (x *Typing) String() string {
 func (*Typing) ProtoMessage() {}
 
 func (x *Typing) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[49]
+	mi := &file_proto_client_client_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3994,7 +4446,7 @@ func (x *Typing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Typing.ProtoReflect.Descriptor instead.
 func (*Typing) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{49}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Typing) GetThread() string {
@@ -4015,7 +4467,7 @@ type TypingNow struct {
 
 func (x *TypingNow) Reset() {
 	*x = TypingNow{}
-	mi := &file_proto_client_client_proto_msgTypes[50]
+	mi := &file_proto_client_client_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4027,7 +4479,7 @@ func (x *TypingNow) String() string {
 func (*TypingNow) ProtoMessage() {}
 
 func (x *TypingNow) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[50]
+	mi := &file_proto_client_client_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4040,7 +4492,7 @@ func (x *TypingNow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TypingNow.ProtoReflect.Descriptor instead.
 func (*TypingNow) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{50}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *TypingNow) GetThread() string {
@@ -4057,6 +4509,68 @@ func (x *TypingNow) GetUser() uint64 {
 	return 0
 }
 
+// LiveViewers tells the members of a thread how many watch a livestream, at
+// most every 5 s. Never stored, not in order with updates.
+type LiveViewers struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Thread        string                 `protobuf:"bytes,1,opt,name=thread,proto3" json:"thread,omitempty"`
+	Live          string                 `protobuf:"bytes,2,opt,name=live,proto3" json:"live,omitempty"`
+	Viewers       uint32                 `protobuf:"varint,3,opt,name=viewers,proto3" json:"viewers,omitempty"` // over all protocols
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LiveViewers) Reset() {
+	*x = LiveViewers{}
+	mi := &file_proto_client_client_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LiveViewers) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LiveViewers) ProtoMessage() {}
+
+func (x *LiveViewers) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_client_client_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LiveViewers.ProtoReflect.Descriptor instead.
+func (*LiveViewers) Descriptor() ([]byte, []int) {
+	return file_proto_client_client_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *LiveViewers) GetThread() string {
+	if x != nil {
+		return x.Thread
+	}
+	return ""
+}
+
+func (x *LiveViewers) GetLive() string {
+	if x != nil {
+		return x.Live
+	}
+	return ""
+}
+
+func (x *LiveViewers) GetViewers() uint32 {
+	if x != nil {
+		return x.Viewers
+	}
+	return 0
+}
+
 // Presence of friends, as far as they show it. Never stored, not in order with
 // updates; after Welcome every friend's that is known follows by itself.
 type Presence struct {
@@ -4068,7 +4582,7 @@ type Presence struct {
 
 func (x *Presence) Reset() {
 	*x = Presence{}
-	mi := &file_proto_client_client_proto_msgTypes[51]
+	mi := &file_proto_client_client_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4080,7 +4594,7 @@ func (x *Presence) String() string {
 func (*Presence) ProtoMessage() {}
 
 func (x *Presence) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[51]
+	mi := &file_proto_client_client_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4093,7 +4607,7 @@ func (x *Presence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Presence.ProtoReflect.Descriptor instead.
 func (*Presence) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{51}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Presence) GetFriends() []*FriendPresence {
@@ -4114,7 +4628,7 @@ type FriendPresence struct {
 
 func (x *FriendPresence) Reset() {
 	*x = FriendPresence{}
-	mi := &file_proto_client_client_proto_msgTypes[52]
+	mi := &file_proto_client_client_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4126,7 +4640,7 @@ func (x *FriendPresence) String() string {
 func (*FriendPresence) ProtoMessage() {}
 
 func (x *FriendPresence) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_client_client_proto_msgTypes[52]
+	mi := &file_proto_client_client_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4139,7 +4653,7 @@ func (x *FriendPresence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FriendPresence.ProtoReflect.Descriptor instead.
 func (*FriendPresence) Descriptor() ([]byte, []int) {
-	return file_proto_client_client_proto_rawDescGZIP(), []int{52}
+	return file_proto_client_client_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *FriendPresence) GetUser() uint64 {
@@ -4193,7 +4707,7 @@ const file_proto_client_client_proto_rawDesc = "" +
 	"end_device\x18\x12 \x01(\v2\x1b.waggle.client.v1.EndDeviceH\x00R\tendDevice\x12I\n" +
 	"\x0fend_all_devices\x18\x13 \x01(\v2\x1f.waggle.client.v1.EndAllDevicesH\x00R\rendAllDevices\x122\n" +
 	"\x06typing\x18\x14 \x01(\v2\x18.waggle.client.v1.TypingH\x00R\x06typingB\x06\n" +
-	"\x04body\"\xf6\b\n" +
+	"\x04body\"\xf4\t\n" +
 	"\vServerFrame\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x125\n" +
 	"\awelcome\x18\x02 \x01(\v2\x19.waggle.client.v1.WelcomeH\x00R\awelcome\x12E\n" +
@@ -4218,7 +4732,9 @@ const file_proto_client_client_proto_rawDesc = "" +
 	"\x04done\x18\x12 \x01(\v2\x16.waggle.client.v1.DoneH\x00R\x04done\x128\n" +
 	"\bpresence\x18\x13 \x01(\v2\x1a.waggle.client.v1.PresenceH\x00R\bpresence\x12<\n" +
 	"\n" +
-	"typing_now\x18\x14 \x01(\v2\x1b.waggle.client.v1.TypingNowH\x00R\ttypingNowB\x06\n" +
+	"typing_now\x18\x14 \x01(\v2\x1b.waggle.client.v1.TypingNowH\x00R\ttypingNow\x128\n" +
+	"\bredirect\x18) \x01(\v2\x1a.waggle.client.v1.RedirectH\x00R\bredirect\x12B\n" +
+	"\flive_viewers\x182 \x01(\v2\x1d.waggle.client.v1.LiveViewersH\x00R\vliveViewersB\x06\n" +
 	"\x04body\"\xfa\x01\n" +
 	"\x05Hello\x12)\n" +
 	"\x10protocol_version\x18\x01 \x01(\rR\x0fprotocolVersion\x12\x14\n" +
@@ -4261,7 +4777,10 @@ const file_proto_client_client_proto_rawDesc = "" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\"\n" +
 	"\falternatives\x18\x03 \x03(\tR\falternatives\x12\x19\n" +
-	"\bretry_ms\x18\x04 \x01(\rR\aretryMs\"=\n" +
+	"\bretry_ms\x18\x04 \x01(\rR\aretryMs\"G\n" +
+	"\bRedirect\x12\"\n" +
+	"\falternatives\x18\x01 \x03(\tR\falternatives\x12\x17\n" +
+	"\await_ms\x18\x02 \x01(\rR\x06waitMs\"=\n" +
 	"\aUpdates\x122\n" +
 	"\aupdates\x18\x01 \x03(\v2\x18.waggle.client.v1.UpdateR\aupdates\"\xf1\x01\n" +
 	"\x06Update\x12\x10\n" +
@@ -4274,7 +4793,7 @@ const file_proto_client_client_proto_rawDesc = "" +
 	"\x06Resync\x12 \n" +
 	"\vincarnation\x18\x01 \x01(\fR\vincarnation\x12\x10\n" +
 	"\x03pts\x18\x02 \x01(\x04R\x03pts\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x89\x03\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xf3\x03\n" +
 	"\x05Event\x12\x16\n" +
 	"\x06thread\x18\x01 \x01(\tR\x06thread\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x12\n" +
@@ -4287,14 +4806,39 @@ const file_proto_client_client_proto_rawDesc = "" +
 	"\x04text\x18\n" +
 	" \x01(\v2\x1d.waggle.client.v1.TextMessageH\x00R\x04text\x128\n" +
 	"\blocation\x18\v \x01(\v2\x1a.waggle.client.v1.LocationH\x00R\blocation\x122\n" +
-	"\x04card\x18\f \x01(\v2\x1c.waggle.client.v1.SharedCardH\x00R\x04cardB\x06\n" +
+	"\x04card\x18\f \x01(\v2\x1c.waggle.client.v1.SharedCardH\x00R\x04card\x123\n" +
+	"\x04file\x18\x1e \x01(\v2\x1d.waggle.client.v1.FileMessageH\x00R\x04file\x123\n" +
+	"\x04live\x182 \x01(\v2\x1d.waggle.client.v1.LiveMessageH\x00R\x04liveB\x06\n" +
 	"\x04body\"!\n" +
 	"\vTextMessage\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\tR\x04text\"X\n" +
 	"\bLocation\x12\x1a\n" +
 	"\blatitude\x18\x01 \x01(\x01R\blatitude\x12\x1c\n" +
 	"\tlongitude\x18\x02 \x01(\x01R\tlongitude\x12\x12\n" +
-	"\x04name\x18\x03 \x01(\tR\x04name\"4\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\"\x92\x02\n" +
+	"\vFileMessage\x12\x12\n" +
+	"\x04file\x18\x01 \x01(\tR\x04file\x12.\n" +
+	"\x04kind\x18\x02 \x01(\x0e2\x1a.waggle.client.v1.FileKindR\x04kind\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x12\n" +
+	"\x04size\x18\x04 \x01(\x04R\x04size\x12\x12\n" +
+	"\x04type\x18\x05 \x01(\tR\x04type\x12\x16\n" +
+	"\x06blake3\x18\x06 \x01(\fR\x06blake3\x12\x1c\n" +
+	"\tthumbnail\x18\a \x01(\fR\tthumbnail\x12\x14\n" +
+	"\x05width\x18\b \x01(\rR\x05width\x12\x16\n" +
+	"\x06height\x18\t \x01(\rR\x06height\x12\x1f\n" +
+	"\vduration_ms\x18\n" +
+	" \x01(\rR\n" +
+	"durationMs\"\xea\x01\n" +
+	"\vLiveMessage\x12\x12\n" +
+	"\x04live\x18\x01 \x01(\tR\x04live\x124\n" +
+	"\x06action\x18\x02 \x01(\x0e2\x1c.waggle.client.v1.LiveActionR\x06action\x12\x14\n" +
+	"\x05title\x18\x03 \x01(\tR\x05title\x12\x16\n" +
+	"\x06record\x18\x04 \x01(\bR\x06record\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x1f\n" +
+	"\vduration_ms\x18\x06 \x01(\x04R\n" +
+	"durationMs\x12\x14\n" +
+	"\x05video\x18\a \x01(\tR\x05video\x12\x14\n" +
+	"\x05audio\x18\b \x01(\tR\x05audio\"4\n" +
 	"\n" +
 	"SharedCard\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x12\n" +
@@ -4304,14 +4848,15 @@ const file_proto_client_client_proto_rawDesc = "" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x12\n" +
 	"\x04user\x18\x03 \x01(\x04R\x04user\x12\x12\n" +
 	"\x04read\x18\x04 \x01(\bR\x04read\x12\x17\n" +
-	"\atime_ms\x18\x05 \x01(\x03R\x06timeMs\"\xfc\x01\n" +
+	"\atime_ms\x18\x05 \x01(\x03R\x06timeMs\"\xaf\x02\n" +
 	"\vSendMessage\x12\x16\n" +
 	"\x06thread\x18\x01 \x01(\tR\x06thread\x12\"\n" +
 	"\rclient_msg_id\x18\x02 \x01(\fR\vclientMsgId\x12\x14\n" +
 	"\x05after\x18\x03 \x01(\fR\x05after\x121\n" +
 	"\x04text\x18\x04 \x01(\v2\x1d.waggle.client.v1.TextMessageR\x04text\x126\n" +
 	"\blocation\x18\x05 \x01(\v2\x1a.waggle.client.v1.LocationR\blocation\x120\n" +
-	"\x04card\x18\x06 \x01(\v2\x1c.waggle.client.v1.SharedCardR\x04card\"t\n" +
+	"\x04card\x18\x06 \x01(\v2\x1c.waggle.client.v1.SharedCardR\x04card\x121\n" +
+	"\x04file\x18\x1e \x01(\v2\x1d.waggle.client.v1.FileMessageR\x04file\"t\n" +
 	"\vMessageSent\x12\x16\n" +
 	"\x06thread\x18\x01 \x01(\tR\x06thread\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x17\n" +
@@ -4443,14 +4988,28 @@ const file_proto_client_client_proto_rawDesc = "" +
 	"\x06thread\x18\x01 \x01(\tR\x06thread\"7\n" +
 	"\tTypingNow\x12\x16\n" +
 	"\x06thread\x18\x01 \x01(\tR\x06thread\x12\x12\n" +
-	"\x04user\x18\x02 \x01(\x04R\x04user\"F\n" +
+	"\x04user\x18\x02 \x01(\x04R\x04user\"S\n" +
+	"\vLiveViewers\x12\x16\n" +
+	"\x06thread\x18\x01 \x01(\tR\x06thread\x12\x12\n" +
+	"\x04live\x18\x02 \x01(\tR\x04live\x12\x18\n" +
+	"\aviewers\x18\x03 \x01(\rR\aviewers\"F\n" +
 	"\bPresence\x12:\n" +
 	"\afriends\x18\x01 \x03(\v2 .waggle.client.v1.FriendPresenceR\afriends\"^\n" +
 	"\x0eFriendPresence\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x16\n" +
 	"\x06online\x18\x02 \x01(\bR\x06online\x12 \n" +
 	"\flast_seen_ms\x18\x03 \x01(\x03R\n" +
-	"lastSeenMs*\xa0\x01\n" +
+	"lastSeenMs*]\n" +
+	"\bFileKind\x12\x12\n" +
+	"\x0eFILE_KIND_FILE\x10\x00\x12\x13\n" +
+	"\x0fFILE_KIND_IMAGE\x10\x01\x12\x13\n" +
+	"\x0fFILE_KIND_AUDIO\x10\x02\x12\x13\n" +
+	"\x0fFILE_KIND_VIDEO\x10\x03*W\n" +
+	"\n" +
+	"LiveAction\x12\x19\n" +
+	"\x15LIVE_ACTION_ANNOUNCED\x10\x00\x12\x17\n" +
+	"\x13LIVE_ACTION_STARTED\x10\x01\x12\x15\n" +
+	"\x11LIVE_ACTION_ENDED\x10\x02*\xa0\x01\n" +
 	"\bRelation\x12\x11\n" +
 	"\rRELATION_NONE\x10\x00\x12\x13\n" +
 	"\x0fRELATION_FRIEND\x10\x01\x12\x1d\n" +
@@ -4483,141 +5042,154 @@ func file_proto_client_client_proto_rawDescGZIP() []byte {
 	return file_proto_client_client_proto_rawDescData
 }
 
-var file_proto_client_client_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_proto_client_client_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_proto_client_client_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_proto_client_client_proto_msgTypes = make([]protoimpl.MessageInfo, 57)
 var file_proto_client_client_proto_goTypes = []any{
-	(Relation)(0),          // 0: waggle.client.v1.Relation
-	(ContactAction)(0),     // 1: waggle.client.v1.ContactAction
-	(DirectFrom)(0),        // 2: waggle.client.v1.DirectFrom
-	(*ClientFrame)(nil),    // 3: waggle.client.v1.ClientFrame
-	(*ServerFrame)(nil),    // 4: waggle.client.v1.ServerFrame
-	(*Hello)(nil),          // 5: waggle.client.v1.Hello
-	(*Welcome)(nil),        // 6: waggle.client.v1.Welcome
-	(*Limits)(nil),         // 7: waggle.client.v1.Limits
-	(*Heartbeat)(nil),      // 8: waggle.client.v1.Heartbeat
-	(*HeartbeatAck)(nil),   // 9: waggle.client.v1.HeartbeatAck
-	(*Logout)(nil),         // 10: waggle.client.v1.Logout
-	(*Confirm)(nil),        // 11: waggle.client.v1.Confirm
-	(*Error)(nil),          // 12: waggle.client.v1.Error
-	(*Closing)(nil),        // 13: waggle.client.v1.Closing
-	(*Updates)(nil),        // 14: waggle.client.v1.Updates
-	(*Update)(nil),         // 15: waggle.client.v1.Update
-	(*Resync)(nil),         // 16: waggle.client.v1.Resync
-	(*Event)(nil),          // 17: waggle.client.v1.Event
-	(*TextMessage)(nil),    // 18: waggle.client.v1.TextMessage
-	(*Location)(nil),       // 19: waggle.client.v1.Location
-	(*SharedCard)(nil),     // 20: waggle.client.v1.SharedCard
-	(*Mark)(nil),           // 21: waggle.client.v1.Mark
-	(*SendMessage)(nil),    // 22: waggle.client.v1.SendMessage
-	(*MessageSent)(nil),    // 23: waggle.client.v1.MessageSent
-	(*ReadHistory)(nil),    // 24: waggle.client.v1.ReadHistory
-	(*History)(nil),        // 25: waggle.client.v1.History
-	(*ListThreads)(nil),    // 26: waggle.client.v1.ListThreads
-	(*Threads)(nil),        // 27: waggle.client.v1.Threads
-	(*Thread)(nil),         // 28: waggle.client.v1.Thread
-	(*MarkRead)(nil),       // 29: waggle.client.v1.MarkRead
-	(*ReadMarked)(nil),     // 30: waggle.client.v1.ReadMarked
-	(*FindUser)(nil),       // 31: waggle.client.v1.FindUser
-	(*UserFound)(nil),      // 32: waggle.client.v1.UserFound
-	(*FindPeople)(nil),     // 33: waggle.client.v1.FindPeople
-	(*People)(nil),         // 34: waggle.client.v1.People
-	(*Card)(nil),           // 35: waggle.client.v1.Card
-	(*ChangeContact)(nil),  // 36: waggle.client.v1.ChangeContact
-	(*ContactChanged)(nil), // 37: waggle.client.v1.ContactChanged
-	(*Contact)(nil),        // 38: waggle.client.v1.Contact
-	(*ContactEvent)(nil),   // 39: waggle.client.v1.ContactEvent
-	(*EditContact)(nil),    // 40: waggle.client.v1.EditContact
-	(*ListContacts)(nil),   // 41: waggle.client.v1.ListContacts
-	(*Contacts)(nil),       // 42: waggle.client.v1.Contacts
-	(*ReadProfile)(nil),    // 43: waggle.client.v1.ReadProfile
-	(*SetProfile)(nil),     // 44: waggle.client.v1.SetProfile
-	(*Profile)(nil),        // 45: waggle.client.v1.Profile
-	(*ListDevices)(nil),    // 46: waggle.client.v1.ListDevices
-	(*Devices)(nil),        // 47: waggle.client.v1.Devices
-	(*DeviceRow)(nil),      // 48: waggle.client.v1.DeviceRow
-	(*EndDevice)(nil),      // 49: waggle.client.v1.EndDevice
-	(*EndAllDevices)(nil),  // 50: waggle.client.v1.EndAllDevices
-	(*Done)(nil),           // 51: waggle.client.v1.Done
-	(*Typing)(nil),         // 52: waggle.client.v1.Typing
-	(*TypingNow)(nil),      // 53: waggle.client.v1.TypingNow
-	(*Presence)(nil),       // 54: waggle.client.v1.Presence
-	(*FriendPresence)(nil), // 55: waggle.client.v1.FriendPresence
+	(FileKind)(0),          // 0: waggle.client.v1.FileKind
+	(LiveAction)(0),        // 1: waggle.client.v1.LiveAction
+	(Relation)(0),          // 2: waggle.client.v1.Relation
+	(ContactAction)(0),     // 3: waggle.client.v1.ContactAction
+	(DirectFrom)(0),        // 4: waggle.client.v1.DirectFrom
+	(*ClientFrame)(nil),    // 5: waggle.client.v1.ClientFrame
+	(*ServerFrame)(nil),    // 6: waggle.client.v1.ServerFrame
+	(*Hello)(nil),          // 7: waggle.client.v1.Hello
+	(*Welcome)(nil),        // 8: waggle.client.v1.Welcome
+	(*Limits)(nil),         // 9: waggle.client.v1.Limits
+	(*Heartbeat)(nil),      // 10: waggle.client.v1.Heartbeat
+	(*HeartbeatAck)(nil),   // 11: waggle.client.v1.HeartbeatAck
+	(*Logout)(nil),         // 12: waggle.client.v1.Logout
+	(*Confirm)(nil),        // 13: waggle.client.v1.Confirm
+	(*Error)(nil),          // 14: waggle.client.v1.Error
+	(*Closing)(nil),        // 15: waggle.client.v1.Closing
+	(*Redirect)(nil),       // 16: waggle.client.v1.Redirect
+	(*Updates)(nil),        // 17: waggle.client.v1.Updates
+	(*Update)(nil),         // 18: waggle.client.v1.Update
+	(*Resync)(nil),         // 19: waggle.client.v1.Resync
+	(*Event)(nil),          // 20: waggle.client.v1.Event
+	(*TextMessage)(nil),    // 21: waggle.client.v1.TextMessage
+	(*Location)(nil),       // 22: waggle.client.v1.Location
+	(*FileMessage)(nil),    // 23: waggle.client.v1.FileMessage
+	(*LiveMessage)(nil),    // 24: waggle.client.v1.LiveMessage
+	(*SharedCard)(nil),     // 25: waggle.client.v1.SharedCard
+	(*Mark)(nil),           // 26: waggle.client.v1.Mark
+	(*SendMessage)(nil),    // 27: waggle.client.v1.SendMessage
+	(*MessageSent)(nil),    // 28: waggle.client.v1.MessageSent
+	(*ReadHistory)(nil),    // 29: waggle.client.v1.ReadHistory
+	(*History)(nil),        // 30: waggle.client.v1.History
+	(*ListThreads)(nil),    // 31: waggle.client.v1.ListThreads
+	(*Threads)(nil),        // 32: waggle.client.v1.Threads
+	(*Thread)(nil),         // 33: waggle.client.v1.Thread
+	(*MarkRead)(nil),       // 34: waggle.client.v1.MarkRead
+	(*ReadMarked)(nil),     // 35: waggle.client.v1.ReadMarked
+	(*FindUser)(nil),       // 36: waggle.client.v1.FindUser
+	(*UserFound)(nil),      // 37: waggle.client.v1.UserFound
+	(*FindPeople)(nil),     // 38: waggle.client.v1.FindPeople
+	(*People)(nil),         // 39: waggle.client.v1.People
+	(*Card)(nil),           // 40: waggle.client.v1.Card
+	(*ChangeContact)(nil),  // 41: waggle.client.v1.ChangeContact
+	(*ContactChanged)(nil), // 42: waggle.client.v1.ContactChanged
+	(*Contact)(nil),        // 43: waggle.client.v1.Contact
+	(*ContactEvent)(nil),   // 44: waggle.client.v1.ContactEvent
+	(*EditContact)(nil),    // 45: waggle.client.v1.EditContact
+	(*ListContacts)(nil),   // 46: waggle.client.v1.ListContacts
+	(*Contacts)(nil),       // 47: waggle.client.v1.Contacts
+	(*ReadProfile)(nil),    // 48: waggle.client.v1.ReadProfile
+	(*SetProfile)(nil),     // 49: waggle.client.v1.SetProfile
+	(*Profile)(nil),        // 50: waggle.client.v1.Profile
+	(*ListDevices)(nil),    // 51: waggle.client.v1.ListDevices
+	(*Devices)(nil),        // 52: waggle.client.v1.Devices
+	(*DeviceRow)(nil),      // 53: waggle.client.v1.DeviceRow
+	(*EndDevice)(nil),      // 54: waggle.client.v1.EndDevice
+	(*EndAllDevices)(nil),  // 55: waggle.client.v1.EndAllDevices
+	(*Done)(nil),           // 56: waggle.client.v1.Done
+	(*Typing)(nil),         // 57: waggle.client.v1.Typing
+	(*TypingNow)(nil),      // 58: waggle.client.v1.TypingNow
+	(*LiveViewers)(nil),    // 59: waggle.client.v1.LiveViewers
+	(*Presence)(nil),       // 60: waggle.client.v1.Presence
+	(*FriendPresence)(nil), // 61: waggle.client.v1.FriendPresence
 }
 var file_proto_client_client_proto_depIdxs = []int32{
-	5,  // 0: waggle.client.v1.ClientFrame.hello:type_name -> waggle.client.v1.Hello
-	8,  // 1: waggle.client.v1.ClientFrame.heartbeat:type_name -> waggle.client.v1.Heartbeat
-	10, // 2: waggle.client.v1.ClientFrame.logout:type_name -> waggle.client.v1.Logout
-	11, // 3: waggle.client.v1.ClientFrame.confirm:type_name -> waggle.client.v1.Confirm
-	22, // 4: waggle.client.v1.ClientFrame.send_message:type_name -> waggle.client.v1.SendMessage
-	24, // 5: waggle.client.v1.ClientFrame.read_history:type_name -> waggle.client.v1.ReadHistory
-	26, // 6: waggle.client.v1.ClientFrame.list_threads:type_name -> waggle.client.v1.ListThreads
-	29, // 7: waggle.client.v1.ClientFrame.mark_read:type_name -> waggle.client.v1.MarkRead
-	31, // 8: waggle.client.v1.ClientFrame.find_user:type_name -> waggle.client.v1.FindUser
-	33, // 9: waggle.client.v1.ClientFrame.find_people:type_name -> waggle.client.v1.FindPeople
-	36, // 10: waggle.client.v1.ClientFrame.change_contact:type_name -> waggle.client.v1.ChangeContact
-	40, // 11: waggle.client.v1.ClientFrame.edit_contact:type_name -> waggle.client.v1.EditContact
-	41, // 12: waggle.client.v1.ClientFrame.list_contacts:type_name -> waggle.client.v1.ListContacts
-	43, // 13: waggle.client.v1.ClientFrame.read_profile:type_name -> waggle.client.v1.ReadProfile
-	44, // 14: waggle.client.v1.ClientFrame.set_profile:type_name -> waggle.client.v1.SetProfile
-	46, // 15: waggle.client.v1.ClientFrame.list_devices:type_name -> waggle.client.v1.ListDevices
-	49, // 16: waggle.client.v1.ClientFrame.end_device:type_name -> waggle.client.v1.EndDevice
-	50, // 17: waggle.client.v1.ClientFrame.end_all_devices:type_name -> waggle.client.v1.EndAllDevices
-	52, // 18: waggle.client.v1.ClientFrame.typing:type_name -> waggle.client.v1.Typing
-	6,  // 19: waggle.client.v1.ServerFrame.welcome:type_name -> waggle.client.v1.Welcome
-	9,  // 20: waggle.client.v1.ServerFrame.heartbeat_ack:type_name -> waggle.client.v1.HeartbeatAck
-	12, // 21: waggle.client.v1.ServerFrame.error:type_name -> waggle.client.v1.Error
-	13, // 22: waggle.client.v1.ServerFrame.closing:type_name -> waggle.client.v1.Closing
-	14, // 23: waggle.client.v1.ServerFrame.updates:type_name -> waggle.client.v1.Updates
-	16, // 24: waggle.client.v1.ServerFrame.resync:type_name -> waggle.client.v1.Resync
-	23, // 25: waggle.client.v1.ServerFrame.message_sent:type_name -> waggle.client.v1.MessageSent
-	25, // 26: waggle.client.v1.ServerFrame.history:type_name -> waggle.client.v1.History
-	27, // 27: waggle.client.v1.ServerFrame.threads:type_name -> waggle.client.v1.Threads
-	30, // 28: waggle.client.v1.ServerFrame.read_marked:type_name -> waggle.client.v1.ReadMarked
-	32, // 29: waggle.client.v1.ServerFrame.user_found:type_name -> waggle.client.v1.UserFound
-	34, // 30: waggle.client.v1.ServerFrame.people:type_name -> waggle.client.v1.People
-	37, // 31: waggle.client.v1.ServerFrame.contact_changed:type_name -> waggle.client.v1.ContactChanged
-	42, // 32: waggle.client.v1.ServerFrame.contacts:type_name -> waggle.client.v1.Contacts
-	45, // 33: waggle.client.v1.ServerFrame.profile:type_name -> waggle.client.v1.Profile
-	47, // 34: waggle.client.v1.ServerFrame.devices:type_name -> waggle.client.v1.Devices
-	51, // 35: waggle.client.v1.ServerFrame.done:type_name -> waggle.client.v1.Done
-	54, // 36: waggle.client.v1.ServerFrame.presence:type_name -> waggle.client.v1.Presence
-	53, // 37: waggle.client.v1.ServerFrame.typing_now:type_name -> waggle.client.v1.TypingNow
-	7,  // 38: waggle.client.v1.Welcome.limits:type_name -> waggle.client.v1.Limits
-	15, // 39: waggle.client.v1.Updates.updates:type_name -> waggle.client.v1.Update
-	17, // 40: waggle.client.v1.Update.event:type_name -> waggle.client.v1.Event
-	21, // 41: waggle.client.v1.Update.mark:type_name -> waggle.client.v1.Mark
-	39, // 42: waggle.client.v1.Update.contact:type_name -> waggle.client.v1.ContactEvent
-	35, // 43: waggle.client.v1.Update.profile:type_name -> waggle.client.v1.Card
-	18, // 44: waggle.client.v1.Event.text:type_name -> waggle.client.v1.TextMessage
-	19, // 45: waggle.client.v1.Event.location:type_name -> waggle.client.v1.Location
-	20, // 46: waggle.client.v1.Event.card:type_name -> waggle.client.v1.SharedCard
-	18, // 47: waggle.client.v1.SendMessage.text:type_name -> waggle.client.v1.TextMessage
-	19, // 48: waggle.client.v1.SendMessage.location:type_name -> waggle.client.v1.Location
-	20, // 49: waggle.client.v1.SendMessage.card:type_name -> waggle.client.v1.SharedCard
-	17, // 50: waggle.client.v1.History.events:type_name -> waggle.client.v1.Event
-	28, // 51: waggle.client.v1.Threads.threads:type_name -> waggle.client.v1.Thread
-	17, // 52: waggle.client.v1.Thread.last:type_name -> waggle.client.v1.Event
-	35, // 53: waggle.client.v1.UserFound.card:type_name -> waggle.client.v1.Card
-	35, // 54: waggle.client.v1.People.cards:type_name -> waggle.client.v1.Card
-	0,  // 55: waggle.client.v1.Card.relation:type_name -> waggle.client.v1.Relation
-	1,  // 56: waggle.client.v1.ChangeContact.action:type_name -> waggle.client.v1.ContactAction
-	38, // 57: waggle.client.v1.ContactChanged.contact:type_name -> waggle.client.v1.Contact
-	0,  // 58: waggle.client.v1.Contact.relation:type_name -> waggle.client.v1.Relation
-	35, // 59: waggle.client.v1.Contact.card:type_name -> waggle.client.v1.Card
-	1,  // 60: waggle.client.v1.ContactEvent.action:type_name -> waggle.client.v1.ContactAction
-	38, // 61: waggle.client.v1.ContactEvent.contact:type_name -> waggle.client.v1.Contact
-	0,  // 62: waggle.client.v1.ListContacts.relations:type_name -> waggle.client.v1.Relation
-	38, // 63: waggle.client.v1.Contacts.contacts:type_name -> waggle.client.v1.Contact
-	2,  // 64: waggle.client.v1.SetProfile.direct_from:type_name -> waggle.client.v1.DirectFrom
-	35, // 65: waggle.client.v1.Profile.card:type_name -> waggle.client.v1.Card
-	2,  // 66: waggle.client.v1.Profile.direct_from:type_name -> waggle.client.v1.DirectFrom
-	48, // 67: waggle.client.v1.Devices.devices:type_name -> waggle.client.v1.DeviceRow
-	55, // 68: waggle.client.v1.Presence.friends:type_name -> waggle.client.v1.FriendPresence
-	69, // [69:69] is the sub-list for method output_type
-	69, // [69:69] is the sub-list for method input_type
-	69, // [69:69] is the sub-list for extension type_name
-	69, // [69:69] is the sub-list for extension extendee
-	0,  // [0:69] is the sub-list for field type_name
+	7,  // 0: waggle.client.v1.ClientFrame.hello:type_name -> waggle.client.v1.Hello
+	10, // 1: waggle.client.v1.ClientFrame.heartbeat:type_name -> waggle.client.v1.Heartbeat
+	12, // 2: waggle.client.v1.ClientFrame.logout:type_name -> waggle.client.v1.Logout
+	13, // 3: waggle.client.v1.ClientFrame.confirm:type_name -> waggle.client.v1.Confirm
+	27, // 4: waggle.client.v1.ClientFrame.send_message:type_name -> waggle.client.v1.SendMessage
+	29, // 5: waggle.client.v1.ClientFrame.read_history:type_name -> waggle.client.v1.ReadHistory
+	31, // 6: waggle.client.v1.ClientFrame.list_threads:type_name -> waggle.client.v1.ListThreads
+	34, // 7: waggle.client.v1.ClientFrame.mark_read:type_name -> waggle.client.v1.MarkRead
+	36, // 8: waggle.client.v1.ClientFrame.find_user:type_name -> waggle.client.v1.FindUser
+	38, // 9: waggle.client.v1.ClientFrame.find_people:type_name -> waggle.client.v1.FindPeople
+	41, // 10: waggle.client.v1.ClientFrame.change_contact:type_name -> waggle.client.v1.ChangeContact
+	45, // 11: waggle.client.v1.ClientFrame.edit_contact:type_name -> waggle.client.v1.EditContact
+	46, // 12: waggle.client.v1.ClientFrame.list_contacts:type_name -> waggle.client.v1.ListContacts
+	48, // 13: waggle.client.v1.ClientFrame.read_profile:type_name -> waggle.client.v1.ReadProfile
+	49, // 14: waggle.client.v1.ClientFrame.set_profile:type_name -> waggle.client.v1.SetProfile
+	51, // 15: waggle.client.v1.ClientFrame.list_devices:type_name -> waggle.client.v1.ListDevices
+	54, // 16: waggle.client.v1.ClientFrame.end_device:type_name -> waggle.client.v1.EndDevice
+	55, // 17: waggle.client.v1.ClientFrame.end_all_devices:type_name -> waggle.client.v1.EndAllDevices
+	57, // 18: waggle.client.v1.ClientFrame.typing:type_name -> waggle.client.v1.Typing
+	8,  // 19: waggle.client.v1.ServerFrame.welcome:type_name -> waggle.client.v1.Welcome
+	11, // 20: waggle.client.v1.ServerFrame.heartbeat_ack:type_name -> waggle.client.v1.HeartbeatAck
+	14, // 21: waggle.client.v1.ServerFrame.error:type_name -> waggle.client.v1.Error
+	15, // 22: waggle.client.v1.ServerFrame.closing:type_name -> waggle.client.v1.Closing
+	17, // 23: waggle.client.v1.ServerFrame.updates:type_name -> waggle.client.v1.Updates
+	19, // 24: waggle.client.v1.ServerFrame.resync:type_name -> waggle.client.v1.Resync
+	28, // 25: waggle.client.v1.ServerFrame.message_sent:type_name -> waggle.client.v1.MessageSent
+	30, // 26: waggle.client.v1.ServerFrame.history:type_name -> waggle.client.v1.History
+	32, // 27: waggle.client.v1.ServerFrame.threads:type_name -> waggle.client.v1.Threads
+	35, // 28: waggle.client.v1.ServerFrame.read_marked:type_name -> waggle.client.v1.ReadMarked
+	37, // 29: waggle.client.v1.ServerFrame.user_found:type_name -> waggle.client.v1.UserFound
+	39, // 30: waggle.client.v1.ServerFrame.people:type_name -> waggle.client.v1.People
+	42, // 31: waggle.client.v1.ServerFrame.contact_changed:type_name -> waggle.client.v1.ContactChanged
+	47, // 32: waggle.client.v1.ServerFrame.contacts:type_name -> waggle.client.v1.Contacts
+	50, // 33: waggle.client.v1.ServerFrame.profile:type_name -> waggle.client.v1.Profile
+	52, // 34: waggle.client.v1.ServerFrame.devices:type_name -> waggle.client.v1.Devices
+	56, // 35: waggle.client.v1.ServerFrame.done:type_name -> waggle.client.v1.Done
+	60, // 36: waggle.client.v1.ServerFrame.presence:type_name -> waggle.client.v1.Presence
+	58, // 37: waggle.client.v1.ServerFrame.typing_now:type_name -> waggle.client.v1.TypingNow
+	16, // 38: waggle.client.v1.ServerFrame.redirect:type_name -> waggle.client.v1.Redirect
+	59, // 39: waggle.client.v1.ServerFrame.live_viewers:type_name -> waggle.client.v1.LiveViewers
+	9,  // 40: waggle.client.v1.Welcome.limits:type_name -> waggle.client.v1.Limits
+	18, // 41: waggle.client.v1.Updates.updates:type_name -> waggle.client.v1.Update
+	20, // 42: waggle.client.v1.Update.event:type_name -> waggle.client.v1.Event
+	26, // 43: waggle.client.v1.Update.mark:type_name -> waggle.client.v1.Mark
+	44, // 44: waggle.client.v1.Update.contact:type_name -> waggle.client.v1.ContactEvent
+	40, // 45: waggle.client.v1.Update.profile:type_name -> waggle.client.v1.Card
+	21, // 46: waggle.client.v1.Event.text:type_name -> waggle.client.v1.TextMessage
+	22, // 47: waggle.client.v1.Event.location:type_name -> waggle.client.v1.Location
+	25, // 48: waggle.client.v1.Event.card:type_name -> waggle.client.v1.SharedCard
+	23, // 49: waggle.client.v1.Event.file:type_name -> waggle.client.v1.FileMessage
+	24, // 50: waggle.client.v1.Event.live:type_name -> waggle.client.v1.LiveMessage
+	0,  // 51: waggle.client.v1.FileMessage.kind:type_name -> waggle.client.v1.FileKind
+	1,  // 52: waggle.client.v1.LiveMessage.action:type_name -> waggle.client.v1.LiveAction
+	21, // 53: waggle.client.v1.SendMessage.text:type_name -> waggle.client.v1.TextMessage
+	22, // 54: waggle.client.v1.SendMessage.location:type_name -> waggle.client.v1.Location
+	25, // 55: waggle.client.v1.SendMessage.card:type_name -> waggle.client.v1.SharedCard
+	23, // 56: waggle.client.v1.SendMessage.file:type_name -> waggle.client.v1.FileMessage
+	20, // 57: waggle.client.v1.History.events:type_name -> waggle.client.v1.Event
+	33, // 58: waggle.client.v1.Threads.threads:type_name -> waggle.client.v1.Thread
+	20, // 59: waggle.client.v1.Thread.last:type_name -> waggle.client.v1.Event
+	40, // 60: waggle.client.v1.UserFound.card:type_name -> waggle.client.v1.Card
+	40, // 61: waggle.client.v1.People.cards:type_name -> waggle.client.v1.Card
+	2,  // 62: waggle.client.v1.Card.relation:type_name -> waggle.client.v1.Relation
+	3,  // 63: waggle.client.v1.ChangeContact.action:type_name -> waggle.client.v1.ContactAction
+	43, // 64: waggle.client.v1.ContactChanged.contact:type_name -> waggle.client.v1.Contact
+	2,  // 65: waggle.client.v1.Contact.relation:type_name -> waggle.client.v1.Relation
+	40, // 66: waggle.client.v1.Contact.card:type_name -> waggle.client.v1.Card
+	3,  // 67: waggle.client.v1.ContactEvent.action:type_name -> waggle.client.v1.ContactAction
+	43, // 68: waggle.client.v1.ContactEvent.contact:type_name -> waggle.client.v1.Contact
+	2,  // 69: waggle.client.v1.ListContacts.relations:type_name -> waggle.client.v1.Relation
+	43, // 70: waggle.client.v1.Contacts.contacts:type_name -> waggle.client.v1.Contact
+	4,  // 71: waggle.client.v1.SetProfile.direct_from:type_name -> waggle.client.v1.DirectFrom
+	40, // 72: waggle.client.v1.Profile.card:type_name -> waggle.client.v1.Card
+	4,  // 73: waggle.client.v1.Profile.direct_from:type_name -> waggle.client.v1.DirectFrom
+	53, // 74: waggle.client.v1.Devices.devices:type_name -> waggle.client.v1.DeviceRow
+	61, // 75: waggle.client.v1.Presence.friends:type_name -> waggle.client.v1.FriendPresence
+	76, // [76:76] is the sub-list for method output_type
+	76, // [76:76] is the sub-list for method input_type
+	76, // [76:76] is the sub-list for extension type_name
+	76, // [76:76] is the sub-list for extension extendee
+	0,  // [0:76] is the sub-list for field type_name
 }
 
 func init() { file_proto_client_client_proto_init() }
@@ -4666,26 +5238,30 @@ func file_proto_client_client_proto_init() {
 		(*ServerFrame_Done)(nil),
 		(*ServerFrame_Presence)(nil),
 		(*ServerFrame_TypingNow)(nil),
+		(*ServerFrame_Redirect)(nil),
+		(*ServerFrame_LiveViewers)(nil),
 	}
-	file_proto_client_client_proto_msgTypes[12].OneofWrappers = []any{
+	file_proto_client_client_proto_msgTypes[13].OneofWrappers = []any{
 		(*Update_Event)(nil),
 		(*Update_Mark)(nil),
 		(*Update_Contact)(nil),
 		(*Update_Profile)(nil),
 	}
-	file_proto_client_client_proto_msgTypes[14].OneofWrappers = []any{
+	file_proto_client_client_proto_msgTypes[15].OneofWrappers = []any{
 		(*Event_Text)(nil),
 		(*Event_Location)(nil),
 		(*Event_Card)(nil),
+		(*Event_File)(nil),
+		(*Event_Live)(nil),
 	}
-	file_proto_client_client_proto_msgTypes[41].OneofWrappers = []any{}
+	file_proto_client_client_proto_msgTypes[44].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_client_client_proto_rawDesc), len(file_proto_client_client_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   53,
+			NumEnums:      5,
+			NumMessages:   57,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -66,9 +66,18 @@
 //
 // # Messages
 //
-// A message is exactly one of text, location and shared card. The name on a
-// card is filled in by the server. A batch of messages is pipelined
+// A message is exactly one of text, location, shared card and file. The name on
+// a card and what a file is are filled in by the server. A batch of messages is pipelined
 // SendMessages, each with its own answer, each naming the one before it.
+//
+// # Livestreams
+//
+// A [LiveMessage] tells of a livestream: announced, which counts as a message of
+// its owner, then started and ended, as often as it is published, which count for
+// none and read nothing. No client sends one: POST /live on the same port makes
+// and announces a livestream, POST /live/ID/ticket gives a ticket to watch it.
+// [LiveViewers] is a signal like typing: how many watch, when that has changed,
+// at most every 5 s.
 //
 // # Marks
 //
@@ -164,6 +173,12 @@
 // offending id, or 0, when the protocol was broken. A connection that ends
 // without such a frame was lost: connect again and resume.
 //
+// An edge that is emptied says [Redirect] first. The client connects to an
+// alternative and says Hello there with what it has processed; after the
+// Welcome it says Logout here, reads on until the Closing, and goes on there:
+// updates that come twice are known by their pts, and what is unanswered is
+// repeated. Who is still here after 10 s gets Closing (shutting_down).
+//
 // # Frames
 //
 //	frame          direction  answer         meaning
@@ -192,6 +207,7 @@
 //	HeartbeatAck   ←                         newest pts and server time
 //	Error          ←                         a request, or with id 0 the connection, is refused
 //	Closing        ←                         last frame: why, and where to go
+//	Redirect       ←                         connect to another edge, then leave this one
 //	Updates        ←                         consecutive updates of the log; not asked for
 //	Resync         ←                         resuming is impossible; read anew, continue after pts
 //	MessageSent    ←                         thread, seq and time of the message
@@ -207,4 +223,5 @@
 //	Done           ←                         done
 //	Presence       ←                         who of the friends is online; not asked for
 //	TypingNow      ←                         a friend is writing; not asked for
+//	LiveViewers    ←                         how many watch a livestream; not asked for
 package clientpb

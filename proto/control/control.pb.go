@@ -1463,6 +1463,8 @@ type StatusReply struct {
 	RangesWithoutLeader uint64                 `protobuf:"varint,7,opt,name=ranges_without_leader,json=rangesWithoutLeader,proto3" json:"ranges_without_leader,omitempty"`
 	Problems            []string               `protobuf:"bytes,8,rep,name=problems,proto3" json:"problems,omitempty"`
 	Version             string                 `protobuf:"bytes,9,opt,name=version,proto3" json:"version,omitempty"`
+	Moves               []*MoveStatus          `protobuf:"bytes,10,rep,name=moves,proto3" json:"moves,omitempty"`   // that are not over
+	Canary              *CanaryRecord          `protobuf:"bytes,50,opt,name=canary,proto3" json:"canary,omitempty"` // absent: there is none, or it has not been moved yet
 	unknownFields       protoimpl.UnknownFields
 	sizeCache           protoimpl.SizeCache
 }
@@ -1560,6 +1562,20 @@ func (x *StatusReply) GetVersion() string {
 	return ""
 }
 
+func (x *StatusReply) GetMoves() []*MoveStatus {
+	if x != nil {
+		return x.Moves
+	}
+	return nil
+}
+
+func (x *StatusReply) GetCanary() *CanaryRecord {
+	if x != nil {
+		return x.Canary
+	}
+	return nil
+}
+
 type ListCellsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1643,7 +1659,7 @@ func (x *ListCellsReply) GetCells() []*CellStatus {
 type CellStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Cell          string                 `protobuf:"bytes,1,opt,name=cell,proto3" json:"cell,omitempty"`
-	State         string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"` // waiting (no node alive), active
+	State         string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"` // waiting (no node alive), active, draining
 	Nodes         uint64                 `protobuf:"varint,3,opt,name=nodes,proto3" json:"nodes,omitempty"`
 	Ranges        uint64                 `protobuf:"varint,4,opt,name=ranges,proto3" json:"ranges,omitempty"`
 	Users         uint64                 `protobuf:"varint,5,opt,name=users,proto3" json:"users,omitempty"`
@@ -1727,6 +1743,7 @@ func (x *CellStatus) GetHeadroom() float64 {
 type AddCellRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Cell          string                 `protobuf:"bytes,1,opt,name=cell,proto3" json:"cell,omitempty"`
+	By            string                 `protobuf:"bytes,50,opt,name=by,proto3" json:"by,omitempty"` // who asks, for the record; empty: a node that starts, which is not recorded
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1764,6 +1781,13 @@ func (*AddCellRequest) Descriptor() ([]byte, []int) {
 func (x *AddCellRequest) GetCell() string {
 	if x != nil {
 		return x.Cell
+	}
+	return ""
+}
+
+func (x *AddCellRequest) GetBy() string {
+	if x != nil {
+		return x.By
 	}
 	return ""
 }
@@ -2105,6 +2129,7 @@ type EdgeStatus struct {
 	Pid           int64                  `protobuf:"varint,5,opt,name=pid,proto3" json:"pid,omitempty"`
 	State         string                 `protobuf:"bytes,6,opt,name=state,proto3" json:"state,omitempty"`
 	Sessions      uint64                 `protobuf:"varint,7,opt,name=sessions,proto3" json:"sessions,omitempty"`
+	Plain         string                 `protobuf:"bytes,50,opt,name=plain,proto3" json:"plain,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2188,6 +2213,13 @@ func (x *EdgeStatus) GetSessions() uint64 {
 	return 0
 }
 
+func (x *EdgeStatus) GetPlain() string {
+	if x != nil {
+		return x.Plain
+	}
+	return ""
+}
+
 type ListRangesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2269,19 +2301,23 @@ func (x *ListRangesReply) GetRanges() []*RangeStatus {
 }
 
 type RangeStatus struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Range         uint64                 `protobuf:"varint,1,opt,name=range,proto3" json:"range,omitempty"`
-	Start         uint64                 `protobuf:"varint,2,opt,name=start,proto3" json:"start,omitempty"`
-	End           uint64                 `protobuf:"varint,3,opt,name=end,proto3" json:"end,omitempty"`
-	Cell          string                 `protobuf:"bytes,4,opt,name=cell,proto3" json:"cell,omitempty"`
-	Epoch         uint64                 `protobuf:"varint,5,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	Leader        string                 `protobuf:"bytes,6,opt,name=leader,proto3" json:"leader,omitempty"`
-	Host          string                 `protobuf:"bytes,7,opt,name=host,proto3" json:"host,omitempty"`
-	Voters        []string               `protobuf:"bytes,8,rep,name=voters,proto3" json:"voters,omitempty"`
-	Learners      []string               `protobuf:"bytes,9,rep,name=learners,proto3" json:"learners,omitempty"`
-	Entities      uint64                 `protobuf:"varint,10,opt,name=entities,proto3" json:"entities,omitempty"`
-	Bytes         uint64                 `protobuf:"varint,11,opt,name=bytes,proto3" json:"bytes,omitempty"`
-	Move          string                 `protobuf:"bytes,12,opt,name=move,proto3" json:"move,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Range    uint64                 `protobuf:"varint,1,opt,name=range,proto3" json:"range,omitempty"`
+	Start    uint64                 `protobuf:"varint,2,opt,name=start,proto3" json:"start,omitempty"`
+	End      uint64                 `protobuf:"varint,3,opt,name=end,proto3" json:"end,omitempty"`
+	Cell     string                 `protobuf:"bytes,4,opt,name=cell,proto3" json:"cell,omitempty"`
+	Epoch    uint64                 `protobuf:"varint,5,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Leader   string                 `protobuf:"bytes,6,opt,name=leader,proto3" json:"leader,omitempty"`
+	Host     string                 `protobuf:"bytes,7,opt,name=host,proto3" json:"host,omitempty"`
+	Voters   []string               `protobuf:"bytes,8,rep,name=voters,proto3" json:"voters,omitempty"`
+	Learners []string               `protobuf:"bytes,9,rep,name=learners,proto3" json:"learners,omitempty"`
+	Entities uint64                 `protobuf:"varint,10,opt,name=entities,proto3" json:"entities,omitempty"`
+	Bytes    uint64                 `protobuf:"varint,11,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Move     string                 `protobuf:"bytes,12,opt,name=move,proto3" json:"move,omitempty"`
+	Rules    uint32                 `protobuf:"varint,50,opt,name=rules,proto3" json:"rules,omitempty"` // the version its entries are applied by; 0: not known
+	// What its host has seen in the last seconds.
+	Sessions      uint64  `protobuf:"varint,51,opt,name=sessions,proto3" json:"sessions,omitempty"`
+	MessagesPerS  float64 `protobuf:"fixed64,52,opt,name=messages_per_s,json=messagesPerS,proto3" json:"messages_per_s,omitempty"` // stored in threads that it owns
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2400,6 +2436,2067 @@ func (x *RangeStatus) GetMove() string {
 	return ""
 }
 
+func (x *RangeStatus) GetRules() uint32 {
+	if x != nil {
+		return x.Rules
+	}
+	return 0
+}
+
+func (x *RangeStatus) GetSessions() uint64 {
+	if x != nil {
+		return x.Sessions
+	}
+	return 0
+}
+
+func (x *RangeStatus) GetMessagesPerS() float64 {
+	if x != nil {
+		return x.MessagesPerS
+	}
+	return 0
+}
+
+type MoveRangeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Range         uint64                 `protobuf:"varint,1,opt,name=range,proto3" json:"range,omitempty"`
+	To            string                 `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`                                                 // cell
+	StandbyMs     int64                  `protobuf:"varint,3,opt,name=standby_ms,json=standbyMs,proto3" json:"standby_ms,omitempty"`                 // how long the old replicas are kept
+	RateBytesPerS uint64                 `protobuf:"varint,4,opt,name=rate_bytes_per_s,json=rateBytesPerS,proto3" json:"rate_bytes_per_s,omitempty"` // of copying, per replica; 0: the nodes' own limit
+	DryRun        bool                   `protobuf:"varint,5,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	By            string                 `protobuf:"bytes,6,opt,name=by,proto3" json:"by,omitempty"` // who asks, for the record
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MoveRangeRequest) Reset() {
+	*x = MoveRangeRequest{}
+	mi := &file_proto_control_control_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MoveRangeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MoveRangeRequest) ProtoMessage() {}
+
+func (x *MoveRangeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MoveRangeRequest.ProtoReflect.Descriptor instead.
+func (*MoveRangeRequest) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *MoveRangeRequest) GetRange() uint64 {
+	if x != nil {
+		return x.Range
+	}
+	return 0
+}
+
+func (x *MoveRangeRequest) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *MoveRangeRequest) GetStandbyMs() int64 {
+	if x != nil {
+		return x.StandbyMs
+	}
+	return 0
+}
+
+func (x *MoveRangeRequest) GetRateBytesPerS() uint64 {
+	if x != nil {
+		return x.RateBytesPerS
+	}
+	return 0
+}
+
+func (x *MoveRangeRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *MoveRangeRequest) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+type MoveRangeReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Move          *MoveStatus            `protobuf:"bytes,1,opt,name=move,proto3" json:"move,omitempty"` // without a name if it was not started
+	Estimate      *MoveEstimate          `protobuf:"bytes,2,opt,name=estimate,proto3" json:"estimate,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MoveRangeReply) Reset() {
+	*x = MoveRangeReply{}
+	mi := &file_proto_control_control_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MoveRangeReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MoveRangeReply) ProtoMessage() {}
+
+func (x *MoveRangeReply) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MoveRangeReply.ProtoReflect.Descriptor instead.
+func (*MoveRangeReply) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *MoveRangeReply) GetMove() *MoveStatus {
+	if x != nil {
+		return x.Move
+	}
+	return nil
+}
+
+func (x *MoveRangeReply) GetEstimate() *MoveEstimate {
+	if x != nil {
+		return x.Estimate
+	}
+	return nil
+}
+
+// MoveEstimate is what a move costs, as far as that can be told beforehand.
+type MoveEstimate struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Bytes         uint64                 `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`                                          // to be copied, all replicas together
+	RateBytesPerS uint64                 `protobuf:"varint,2,opt,name=rate_bytes_per_s,json=rateBytesPerS,proto3" json:"rate_bytes_per_s,omitempty"` // per replica; 0: the nodes' own limit
+	DurationMs    int64                  `protobuf:"varint,3,opt,name=duration_ms,json=durationMs,proto3" json:"duration_ms,omitempty"`              // 0: not known
+	PauseMs       int64                  `protobuf:"varint,4,opt,name=pause_ms,json=pauseMs,proto3" json:"pause_ms,omitempty"`                       // that a sender sees, at most, as a rule
+	Nodes         []string               `protobuf:"bytes,5,rep,name=nodes,proto3" json:"nodes,omitempty"`                                           // that get a replica
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MoveEstimate) Reset() {
+	*x = MoveEstimate{}
+	mi := &file_proto_control_control_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MoveEstimate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MoveEstimate) ProtoMessage() {}
+
+func (x *MoveEstimate) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MoveEstimate.ProtoReflect.Descriptor instead.
+func (*MoveEstimate) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *MoveEstimate) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *MoveEstimate) GetRateBytesPerS() uint64 {
+	if x != nil {
+		return x.RateBytesPerS
+	}
+	return 0
+}
+
+func (x *MoveEstimate) GetDurationMs() int64 {
+	if x != nil {
+		return x.DurationMs
+	}
+	return 0
+}
+
+func (x *MoveEstimate) GetPauseMs() int64 {
+	if x != nil {
+		return x.PauseMs
+	}
+	return 0
+}
+
+func (x *MoveEstimate) GetNodes() []string {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+type MoveStatus struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Move           string                 `protobuf:"bytes,1,opt,name=move,proto3" json:"move,omitempty"`
+	Range          uint64                 `protobuf:"varint,2,opt,name=range,proto3" json:"range,omitempty"`
+	From           string                 `protobuf:"bytes,3,opt,name=from,proto3" json:"from,omitempty"`
+	To             string                 `protobuf:"bytes,4,opt,name=to,proto3" json:"to,omitempty"`
+	State          string                 `protobuf:"bytes,5,opt,name=state,proto3" json:"state,omitempty"`
+	Percent        float64                `protobuf:"fixed64,6,opt,name=percent,proto3" json:"percent,omitempty"` // of the copy
+	Bytes          uint64                 `protobuf:"varint,7,opt,name=bytes,proto3" json:"bytes,omitempty"`      // of the range
+	LagEntries     uint64                 `protobuf:"varint,8,opt,name=lag_entries,json=lagEntries,proto3" json:"lag_entries,omitempty"`
+	PauseMs        float64                `protobuf:"fixed64,9,opt,name=pause_ms,json=pauseMs,proto3" json:"pause_ms,omitempty"`
+	Error          string                 `protobuf:"bytes,10,opt,name=error,proto3" json:"error,omitempty"` // what it waits for, or why it was cancelled
+	By             string                 `protobuf:"bytes,11,opt,name=by,proto3" json:"by,omitempty"`
+	Reason         string                 `protobuf:"bytes,12,opt,name=reason,proto3" json:"reason,omitempty"`
+	StartedMs      int64                  `protobuf:"varint,13,opt,name=started_ms,json=startedMs,proto3" json:"started_ms,omitempty"`
+	SinceMs        int64                  `protobuf:"varint,14,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"` // in this state
+	StandbyUntilMs int64                  `protobuf:"varint,15,opt,name=standby_until_ms,json=standbyUntilMs,proto3" json:"standby_until_ms,omitempty"`
+	Add            []string               `protobuf:"bytes,16,rep,name=add,proto3" json:"add,omitempty"`   // nodes
+	Drop           []string               `protobuf:"bytes,17,rep,name=drop,proto3" json:"drop,omitempty"` // nodes
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *MoveStatus) Reset() {
+	*x = MoveStatus{}
+	mi := &file_proto_control_control_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MoveStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MoveStatus) ProtoMessage() {}
+
+func (x *MoveStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MoveStatus.ProtoReflect.Descriptor instead.
+func (*MoveStatus) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *MoveStatus) GetMove() string {
+	if x != nil {
+		return x.Move
+	}
+	return ""
+}
+
+func (x *MoveStatus) GetRange() uint64 {
+	if x != nil {
+		return x.Range
+	}
+	return 0
+}
+
+func (x *MoveStatus) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *MoveStatus) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *MoveStatus) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *MoveStatus) GetPercent() float64 {
+	if x != nil {
+		return x.Percent
+	}
+	return 0
+}
+
+func (x *MoveStatus) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *MoveStatus) GetLagEntries() uint64 {
+	if x != nil {
+		return x.LagEntries
+	}
+	return 0
+}
+
+func (x *MoveStatus) GetPauseMs() float64 {
+	if x != nil {
+		return x.PauseMs
+	}
+	return 0
+}
+
+func (x *MoveStatus) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *MoveStatus) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *MoveStatus) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *MoveStatus) GetStartedMs() int64 {
+	if x != nil {
+		return x.StartedMs
+	}
+	return 0
+}
+
+func (x *MoveStatus) GetSinceMs() int64 {
+	if x != nil {
+		return x.SinceMs
+	}
+	return 0
+}
+
+func (x *MoveStatus) GetStandbyUntilMs() int64 {
+	if x != nil {
+		return x.StandbyUntilMs
+	}
+	return 0
+}
+
+func (x *MoveStatus) GetAdd() []string {
+	if x != nil {
+		return x.Add
+	}
+	return nil
+}
+
+func (x *MoveStatus) GetDrop() []string {
+	if x != nil {
+		return x.Drop
+	}
+	return nil
+}
+
+type ListMovesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Move          string                 `protobuf:"bytes,1,opt,name=move,proto3" json:"move,omitempty"` // empty: all
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListMovesRequest) Reset() {
+	*x = ListMovesRequest{}
+	mi := &file_proto_control_control_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListMovesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListMovesRequest) ProtoMessage() {}
+
+func (x *ListMovesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListMovesRequest.ProtoReflect.Descriptor instead.
+func (*ListMovesRequest) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *ListMovesRequest) GetMove() string {
+	if x != nil {
+		return x.Move
+	}
+	return ""
+}
+
+type ListMovesReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Moves         []*MoveStatus          `protobuf:"bytes,1,rep,name=moves,proto3" json:"moves,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListMovesReply) Reset() {
+	*x = ListMovesReply{}
+	mi := &file_proto_control_control_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListMovesReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListMovesReply) ProtoMessage() {}
+
+func (x *ListMovesReply) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListMovesReply.ProtoReflect.Descriptor instead.
+func (*ListMovesReply) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *ListMovesReply) GetMoves() []*MoveStatus {
+	if x != nil {
+		return x.Moves
+	}
+	return nil
+}
+
+type MoveRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Move          string                 `protobuf:"bytes,1,opt,name=move,proto3" json:"move,omitempty"`
+	By            string                 `protobuf:"bytes,2,opt,name=by,proto3" json:"by,omitempty"`
+	DryRun        bool                   `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MoveRequest) Reset() {
+	*x = MoveRequest{}
+	mi := &file_proto_control_control_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MoveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MoveRequest) ProtoMessage() {}
+
+func (x *MoveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MoveRequest.ProtoReflect.Descriptor instead.
+func (*MoveRequest) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *MoveRequest) GetMove() string {
+	if x != nil {
+		return x.Move
+	}
+	return ""
+}
+
+func (x *MoveRequest) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *MoveRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+type MoveReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Move          *MoveStatus            `protobuf:"bytes,1,opt,name=move,proto3" json:"move,omitempty"` // of a revert: the move back
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MoveReply) Reset() {
+	*x = MoveReply{}
+	mi := &file_proto_control_control_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MoveReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MoveReply) ProtoMessage() {}
+
+func (x *MoveReply) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MoveReply.ProtoReflect.Descriptor instead.
+func (*MoveReply) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *MoveReply) GetMove() *MoveStatus {
+	if x != nil {
+		return x.Move
+	}
+	return nil
+}
+
+type DrainCellRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cell          string                 `protobuf:"bytes,1,opt,name=cell,proto3" json:"cell,omitempty"`
+	RateBytesPerS uint64                 `protobuf:"varint,2,opt,name=rate_bytes_per_s,json=rateBytesPerS,proto3" json:"rate_bytes_per_s,omitempty"`
+	DryRun        bool                   `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	By            string                 `protobuf:"bytes,4,opt,name=by,proto3" json:"by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainCellRequest) Reset() {
+	*x = DrainCellRequest{}
+	mi := &file_proto_control_control_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainCellRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainCellRequest) ProtoMessage() {}
+
+func (x *DrainCellRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainCellRequest.ProtoReflect.Descriptor instead.
+func (*DrainCellRequest) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *DrainCellRequest) GetCell() string {
+	if x != nil {
+		return x.Cell
+	}
+	return ""
+}
+
+func (x *DrainCellRequest) GetRateBytesPerS() uint64 {
+	if x != nil {
+		return x.RateBytesPerS
+	}
+	return 0
+}
+
+func (x *DrainCellRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *DrainCellRequest) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+type DrainNodeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	RateBytesPerS uint64                 `protobuf:"varint,2,opt,name=rate_bytes_per_s,json=rateBytesPerS,proto3" json:"rate_bytes_per_s,omitempty"`
+	DryRun        bool                   `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	By            string                 `protobuf:"bytes,4,opt,name=by,proto3" json:"by,omitempty"`
+	Replace       bool                   `protobuf:"varint,5,opt,name=replace,proto3" json:"replace,omitempty"` // it may be dead, or have lost its data
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainNodeRequest) Reset() {
+	*x = DrainNodeRequest{}
+	mi := &file_proto_control_control_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainNodeRequest) ProtoMessage() {}
+
+func (x *DrainNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainNodeRequest.ProtoReflect.Descriptor instead.
+func (*DrainNodeRequest) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *DrainNodeRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *DrainNodeRequest) GetRateBytesPerS() uint64 {
+	if x != nil {
+		return x.RateBytesPerS
+	}
+	return 0
+}
+
+func (x *DrainNodeRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *DrainNodeRequest) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *DrainNodeRequest) GetReplace() bool {
+	if x != nil {
+		return x.Replace
+	}
+	return false
+}
+
+// DrainReply says what will be moved.
+type DrainReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Moves         []*PlannedMove         `protobuf:"bytes,1,rep,name=moves,proto3" json:"moves,omitempty"` // as things stand
+	Left          uint64                 `protobuf:"varint,2,opt,name=left,proto3" json:"left,omitempty"`  // ranges that are still there
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainReply) Reset() {
+	*x = DrainReply{}
+	mi := &file_proto_control_control_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainReply) ProtoMessage() {}
+
+func (x *DrainReply) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainReply.ProtoReflect.Descriptor instead.
+func (*DrainReply) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *DrainReply) GetMoves() []*PlannedMove {
+	if x != nil {
+		return x.Moves
+	}
+	return nil
+}
+
+func (x *DrainReply) GetLeft() uint64 {
+	if x != nil {
+		return x.Left
+	}
+	return 0
+}
+
+type PlannedMove struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Range         uint64                 `protobuf:"varint,1,opt,name=range,proto3" json:"range,omitempty"`
+	From          string                 `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	To            string                 `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
+	Reason        string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	Bytes         uint64                 `protobuf:"varint,5,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Move          string                 `protobuf:"bytes,6,opt,name=move,proto3" json:"move,omitempty"` // its name, if it was started
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlannedMove) Reset() {
+	*x = PlannedMove{}
+	mi := &file_proto_control_control_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlannedMove) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlannedMove) ProtoMessage() {}
+
+func (x *PlannedMove) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlannedMove.ProtoReflect.Descriptor instead.
+func (*PlannedMove) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *PlannedMove) GetRange() uint64 {
+	if x != nil {
+		return x.Range
+	}
+	return 0
+}
+
+func (x *PlannedMove) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *PlannedMove) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *PlannedMove) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *PlannedMove) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *PlannedMove) GetMove() string {
+	if x != nil {
+		return x.Move
+	}
+	return ""
+}
+
+type DrainEdgeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Edge          string                 `protobuf:"bytes,1,opt,name=edge,proto3" json:"edge,omitempty"`
+	Undo          bool                   `protobuf:"varint,2,opt,name=undo,proto3" json:"undo,omitempty"`
+	DryRun        bool                   `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	By            string                 `protobuf:"bytes,4,opt,name=by,proto3" json:"by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainEdgeRequest) Reset() {
+	*x = DrainEdgeRequest{}
+	mi := &file_proto_control_control_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainEdgeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainEdgeRequest) ProtoMessage() {}
+
+func (x *DrainEdgeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainEdgeRequest.ProtoReflect.Descriptor instead.
+func (*DrainEdgeRequest) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *DrainEdgeRequest) GetEdge() string {
+	if x != nil {
+		return x.Edge
+	}
+	return ""
+}
+
+func (x *DrainEdgeRequest) GetUndo() bool {
+	if x != nil {
+		return x.Undo
+	}
+	return false
+}
+
+func (x *DrainEdgeRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *DrainEdgeRequest) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+type DrainEdgeReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Edge          *EdgeStatus            `protobuf:"bytes,1,opt,name=edge,proto3" json:"edge,omitempty"`
+	Alternatives  []string               `protobuf:"bytes,2,rep,name=alternatives,proto3" json:"alternatives,omitempty"` // edges that take its sessions
+	Done          bool                   `protobuf:"varint,3,opt,name=done,proto3" json:"done,omitempty"`                // it takes no sessions and has none, or, undone, takes them
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainEdgeReply) Reset() {
+	*x = DrainEdgeReply{}
+	mi := &file_proto_control_control_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainEdgeReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainEdgeReply) ProtoMessage() {}
+
+func (x *DrainEdgeReply) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainEdgeReply.ProtoReflect.Descriptor instead.
+func (*DrainEdgeReply) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *DrainEdgeReply) GetEdge() *EdgeStatus {
+	if x != nil {
+		return x.Edge
+	}
+	return nil
+}
+
+func (x *DrainEdgeReply) GetAlternatives() []string {
+	if x != nil {
+		return x.Alternatives
+	}
+	return nil
+}
+
+func (x *DrainEdgeReply) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
+type RemoveCellRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cell          string                 `protobuf:"bytes,1,opt,name=cell,proto3" json:"cell,omitempty"`
+	DryRun        bool                   `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	By            string                 `protobuf:"bytes,3,opt,name=by,proto3" json:"by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveCellRequest) Reset() {
+	*x = RemoveCellRequest{}
+	mi := &file_proto_control_control_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveCellRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveCellRequest) ProtoMessage() {}
+
+func (x *RemoveCellRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveCellRequest.ProtoReflect.Descriptor instead.
+func (*RemoveCellRequest) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *RemoveCellRequest) GetCell() string {
+	if x != nil {
+		return x.Cell
+	}
+	return ""
+}
+
+func (x *RemoveCellRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *RemoveCellRequest) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+type RemoveCellReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveCellReply) Reset() {
+	*x = RemoveCellReply{}
+	mi := &file_proto_control_control_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveCellReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveCellReply) ProtoMessage() {}
+
+func (x *RemoveCellReply) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveCellReply.ProtoReflect.Descriptor instead.
+func (*RemoveCellReply) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{55}
+}
+
+type RebalanceRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Apply         bool                   `protobuf:"varint,1,opt,name=apply,proto3" json:"apply,omitempty"`
+	Moves         uint32                 `protobuf:"varint,2,opt,name=moves,proto3" json:"moves,omitempty"`                                          // at most so many; 0: no limit
+	RateBytesPerS uint64                 `protobuf:"varint,3,opt,name=rate_bytes_per_s,json=rateBytesPerS,proto3" json:"rate_bytes_per_s,omitempty"` // of each
+	By            string                 `protobuf:"bytes,4,opt,name=by,proto3" json:"by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RebalanceRequest) Reset() {
+	*x = RebalanceRequest{}
+	mi := &file_proto_control_control_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RebalanceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RebalanceRequest) ProtoMessage() {}
+
+func (x *RebalanceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RebalanceRequest.ProtoReflect.Descriptor instead.
+func (*RebalanceRequest) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *RebalanceRequest) GetApply() bool {
+	if x != nil {
+		return x.Apply
+	}
+	return false
+}
+
+func (x *RebalanceRequest) GetMoves() uint32 {
+	if x != nil {
+		return x.Moves
+	}
+	return 0
+}
+
+func (x *RebalanceRequest) GetRateBytesPerS() uint64 {
+	if x != nil {
+		return x.RateBytesPerS
+	}
+	return 0
+}
+
+func (x *RebalanceRequest) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+type RebalanceReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Moves         []*PlannedMove         `protobuf:"bytes,1,rep,name=moves,proto3" json:"moves,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RebalanceReply) Reset() {
+	*x = RebalanceReply{}
+	mi := &file_proto_control_control_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RebalanceReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RebalanceReply) ProtoMessage() {}
+
+func (x *RebalanceReply) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RebalanceReply.ProtoReflect.Descriptor instead.
+func (*RebalanceReply) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *RebalanceReply) GetMoves() []*PlannedMove {
+	if x != nil {
+		return x.Moves
+	}
+	return nil
+}
+
+// RunRebalanceRequest has moves made, as long as people do not notice.
+type RunRebalanceRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Moves     uint32                 `protobuf:"varint,1,opt,name=moves,proto3" json:"moves,omitempty"`                            // at most so many; 0: no limit
+	BytesPerS uint64                 `protobuf:"varint,2,opt,name=bytes_per_s,json=bytesPerS,proto3" json:"bytes_per_s,omitempty"` // of all copying together; 0: the nodes' own limits
+	AtOnce    uint32                 `protobuf:"varint,3,opt,name=at_once,json=atOnce,proto3" json:"at_once,omitempty"`            // moves at a time; 0: 2
+	By        string                 `protobuf:"bytes,4,opt,name=by,proto3" json:"by,omitempty"`
+	// It stops when the p99 of people's sends in a cell that a move touches
+	// stays above both for so long. 0: 3 times what it was before, 50 ms, 5 s.
+	LatencyFactor  float64 `protobuf:"fixed64,5,opt,name=latency_factor,json=latencyFactor,proto3" json:"latency_factor,omitempty"`
+	LatencyFloorMs int64   `protobuf:"varint,6,opt,name=latency_floor_ms,json=latencyFloorMs,proto3" json:"latency_floor_ms,omitempty"`
+	LatencyForMs   int64   `protobuf:"varint,7,opt,name=latency_for_ms,json=latencyForMs,proto3" json:"latency_for_ms,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *RunRebalanceRequest) Reset() {
+	*x = RunRebalanceRequest{}
+	mi := &file_proto_control_control_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunRebalanceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunRebalanceRequest) ProtoMessage() {}
+
+func (x *RunRebalanceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunRebalanceRequest.ProtoReflect.Descriptor instead.
+func (*RunRebalanceRequest) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *RunRebalanceRequest) GetMoves() uint32 {
+	if x != nil {
+		return x.Moves
+	}
+	return 0
+}
+
+func (x *RunRebalanceRequest) GetBytesPerS() uint64 {
+	if x != nil {
+		return x.BytesPerS
+	}
+	return 0
+}
+
+func (x *RunRebalanceRequest) GetAtOnce() uint32 {
+	if x != nil {
+		return x.AtOnce
+	}
+	return 0
+}
+
+func (x *RunRebalanceRequest) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *RunRebalanceRequest) GetLatencyFactor() float64 {
+	if x != nil {
+		return x.LatencyFactor
+	}
+	return 0
+}
+
+func (x *RunRebalanceRequest) GetLatencyFloorMs() int64 {
+	if x != nil {
+		return x.LatencyFloorMs
+	}
+	return 0
+}
+
+func (x *RunRebalanceRequest) GetLatencyForMs() int64 {
+	if x != nil {
+		return x.LatencyForMs
+	}
+	return 0
+}
+
+// RebalanceProgress tells of one thing that happened. The last one is done.
+type RebalanceProgress struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Move          *MoveStatus            `protobuf:"bytes,1,opt,name=move,proto3" json:"move,omitempty"` // that was started, or is over
+	Done          bool                   `protobuf:"varint,2,opt,name=done,proto3" json:"done,omitempty"`
+	Stopped       string                 `protobuf:"bytes,3,opt,name=stopped,proto3" json:"stopped,omitempty"` // why it ended early
+	Planned       uint32                 `protobuf:"varint,4,opt,name=planned,proto3" json:"planned,omitempty"`
+	Moved         uint32                 `protobuf:"varint,5,opt,name=moved,proto3" json:"moved,omitempty"`
+	Cancelled     uint32                 `protobuf:"varint,6,opt,name=cancelled,proto3" json:"cancelled,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RebalanceProgress) Reset() {
+	*x = RebalanceProgress{}
+	mi := &file_proto_control_control_proto_msgTypes[59]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RebalanceProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RebalanceProgress) ProtoMessage() {}
+
+func (x *RebalanceProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[59]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RebalanceProgress.ProtoReflect.Descriptor instead.
+func (*RebalanceProgress) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{59}
+}
+
+func (x *RebalanceProgress) GetMove() *MoveStatus {
+	if x != nil {
+		return x.Move
+	}
+	return nil
+}
+
+func (x *RebalanceProgress) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
+func (x *RebalanceProgress) GetStopped() string {
+	if x != nil {
+		return x.Stopped
+	}
+	return ""
+}
+
+func (x *RebalanceProgress) GetPlanned() uint32 {
+	if x != nil {
+		return x.Planned
+	}
+	return 0
+}
+
+func (x *RebalanceProgress) GetMoved() uint32 {
+	if x != nil {
+		return x.Moved
+	}
+	return 0
+}
+
+func (x *RebalanceProgress) GetCancelled() uint32 {
+	if x != nil {
+		return x.Cancelled
+	}
+	return 0
+}
+
+type ListAuditRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Limit         uint32                 `protobuf:"varint,1,opt,name=limit,proto3" json:"limit,omitempty"` // the newest so many; 0: 100
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAuditRequest) Reset() {
+	*x = ListAuditRequest{}
+	mi := &file_proto_control_control_proto_msgTypes[60]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAuditRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAuditRequest) ProtoMessage() {}
+
+func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[60]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAuditRequest.ProtoReflect.Descriptor instead.
+func (*ListAuditRequest) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{60}
+}
+
+func (x *ListAuditRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type ListAuditReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Records       []*AuditRecord         `protobuf:"bytes,1,rep,name=records,proto3" json:"records,omitempty"` // the newest first
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAuditReply) Reset() {
+	*x = ListAuditReply{}
+	mi := &file_proto_control_control_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAuditReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAuditReply) ProtoMessage() {}
+
+func (x *ListAuditReply) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAuditReply.ProtoReflect.Descriptor instead.
+func (*ListAuditReply) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{61}
+}
+
+func (x *ListAuditReply) GetRecords() []*AuditRecord {
+	if x != nil {
+		return x.Records
+	}
+	return nil
+}
+
+type VerifyRangeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Range         uint64                 `protobuf:"varint,1,opt,name=range,proto3" json:"range,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyRangeRequest) Reset() {
+	*x = VerifyRangeRequest{}
+	mi := &file_proto_control_control_proto_msgTypes[62]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyRangeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyRangeRequest) ProtoMessage() {}
+
+func (x *VerifyRangeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[62]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyRangeRequest.ProtoReflect.Descriptor instead.
+func (*VerifyRangeRequest) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{62}
+}
+
+func (x *VerifyRangeRequest) GetRange() uint64 {
+	if x != nil {
+		return x.Range
+	}
+	return 0
+}
+
+type VerifyRangeReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Range         uint64                 `protobuf:"varint,1,opt,name=range,proto3" json:"range,omitempty"`
+	Index         uint64                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"` // of the last entry that the digests cover
+	Equal         bool                   `protobuf:"varint,3,opt,name=equal,proto3" json:"equal,omitempty"` // every replica has given the same digest
+	Replicas      []*ReplicaDigest       `protobuf:"bytes,4,rep,name=replicas,proto3" json:"replicas,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyRangeReply) Reset() {
+	*x = VerifyRangeReply{}
+	mi := &file_proto_control_control_proto_msgTypes[63]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyRangeReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyRangeReply) ProtoMessage() {}
+
+func (x *VerifyRangeReply) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[63]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyRangeReply.ProtoReflect.Descriptor instead.
+func (*VerifyRangeReply) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{63}
+}
+
+func (x *VerifyRangeReply) GetRange() uint64 {
+	if x != nil {
+		return x.Range
+	}
+	return 0
+}
+
+func (x *VerifyRangeReply) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *VerifyRangeReply) GetEqual() bool {
+	if x != nil {
+		return x.Equal
+	}
+	return false
+}
+
+func (x *VerifyRangeReply) GetReplicas() []*ReplicaDigest {
+	if x != nil {
+		return x.Replicas
+	}
+	return nil
+}
+
+type ReplicaDigest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Replica       uint64                 `protobuf:"varint,2,opt,name=replica,proto3" json:"replica,omitempty"`
+	Digest        uint64                 `protobuf:"fixed64,3,opt,name=digest,proto3" json:"digest,omitempty"`
+	Keys          uint64                 `protobuf:"varint,4,opt,name=keys,proto3" json:"keys,omitempty"`
+	Bytes         uint64                 `protobuf:"varint,5,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Error         string                 `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"` // why there is no digest
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplicaDigest) Reset() {
+	*x = ReplicaDigest{}
+	mi := &file_proto_control_control_proto_msgTypes[64]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplicaDigest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplicaDigest) ProtoMessage() {}
+
+func (x *ReplicaDigest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[64]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplicaDigest.ProtoReflect.Descriptor instead.
+func (*ReplicaDigest) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{64}
+}
+
+func (x *ReplicaDigest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *ReplicaDigest) GetReplica() uint64 {
+	if x != nil {
+		return x.Replica
+	}
+	return 0
+}
+
+func (x *ReplicaDigest) GetDigest() uint64 {
+	if x != nil {
+		return x.Digest
+	}
+	return 0
+}
+
+func (x *ReplicaDigest) GetKeys() uint64 {
+	if x != nil {
+		return x.Keys
+	}
+	return 0
+}
+
+func (x *ReplicaDigest) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *ReplicaDigest) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+type RecoverRangeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Range         uint64                 `protobuf:"varint,1,opt,name=range,proto3" json:"range,omitempty"`
+	Cell          string                 `protobuf:"bytes,2,opt,name=cell,proto3" json:"cell,omitempty"` // one of its nodes holds the replica to go on with
+	DryRun        bool                   `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	By            string                 `protobuf:"bytes,4,opt,name=by,proto3" json:"by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecoverRangeRequest) Reset() {
+	*x = RecoverRangeRequest{}
+	mi := &file_proto_control_control_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecoverRangeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecoverRangeRequest) ProtoMessage() {}
+
+func (x *RecoverRangeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecoverRangeRequest.ProtoReflect.Descriptor instead.
+func (*RecoverRangeRequest) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{65}
+}
+
+func (x *RecoverRangeRequest) GetRange() uint64 {
+	if x != nil {
+		return x.Range
+	}
+	return 0
+}
+
+func (x *RecoverRangeRequest) GetCell() string {
+	if x != nil {
+		return x.Cell
+	}
+	return ""
+}
+
+func (x *RecoverRangeRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *RecoverRangeRequest) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+type RecoverRangeReply struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Range     uint64                 `protobuf:"varint,1,opt,name=range,proto3" json:"range,omitempty"`
+	Cell      string                 `protobuf:"bytes,2,opt,name=cell,proto3" json:"cell,omitempty"`
+	Epoch     uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"` // afterwards
+	Node      string                 `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`    // whose replica goes on
+	LastTerm  uint64                 `protobuf:"varint,5,opt,name=last_term,json=lastTerm,proto3" json:"last_term,omitempty"`
+	LastIndex uint64                 `protobuf:"varint,6,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"`
+	// Acknowledged entries may be missing, and why.
+	MayMiss       bool            `protobuf:"varint,7,opt,name=may_miss,json=mayMiss,proto3" json:"may_miss,omitempty"`
+	Why           string          `protobuf:"bytes,8,opt,name=why,proto3" json:"why,omitempty"`
+	Answered      []*RangeReplica `protobuf:"bytes,9,rep,name=answered,proto3" json:"answered,omitempty"`
+	Silent        []*RangeReplica `protobuf:"bytes,10,rep,name=silent,proto3" json:"silent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecoverRangeReply) Reset() {
+	*x = RecoverRangeReply{}
+	mi := &file_proto_control_control_proto_msgTypes[66]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecoverRangeReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecoverRangeReply) ProtoMessage() {}
+
+func (x *RecoverRangeReply) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[66]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecoverRangeReply.ProtoReflect.Descriptor instead.
+func (*RecoverRangeReply) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{66}
+}
+
+func (x *RecoverRangeReply) GetRange() uint64 {
+	if x != nil {
+		return x.Range
+	}
+	return 0
+}
+
+func (x *RecoverRangeReply) GetCell() string {
+	if x != nil {
+		return x.Cell
+	}
+	return ""
+}
+
+func (x *RecoverRangeReply) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *RecoverRangeReply) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *RecoverRangeReply) GetLastTerm() uint64 {
+	if x != nil {
+		return x.LastTerm
+	}
+	return 0
+}
+
+func (x *RecoverRangeReply) GetLastIndex() uint64 {
+	if x != nil {
+		return x.LastIndex
+	}
+	return 0
+}
+
+func (x *RecoverRangeReply) GetMayMiss() bool {
+	if x != nil {
+		return x.MayMiss
+	}
+	return false
+}
+
+func (x *RecoverRangeReply) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+func (x *RecoverRangeReply) GetAnswered() []*RangeReplica {
+	if x != nil {
+		return x.Answered
+	}
+	return nil
+}
+
+func (x *RecoverRangeReply) GetSilent() []*RangeReplica {
+	if x != nil {
+		return x.Silent
+	}
+	return nil
+}
+
+type ReconcileRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	DryRun        bool                   `protobuf:"varint,1,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	Without       []string               `protobuf:"bytes,2,rep,name=without,proto3" json:"without,omitempty"` // nodes that need not answer
+	By            string                 `protobuf:"bytes,3,opt,name=by,proto3" json:"by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReconcileRequest) Reset() {
+	*x = ReconcileRequest{}
+	mi := &file_proto_control_control_proto_msgTypes[67]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReconcileRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReconcileRequest) ProtoMessage() {}
+
+func (x *ReconcileRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[67]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReconcileRequest.ProtoReflect.Descriptor instead.
+func (*ReconcileRequest) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{67}
+}
+
+func (x *ReconcileRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *ReconcileRequest) GetWithout() []string {
+	if x != nil {
+		return x.Without
+	}
+	return nil
+}
+
+func (x *ReconcileRequest) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+type ReconcileReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Changes       []*RouteChange         `protobuf:"bytes,1,rep,name=changes,proto3" json:"changes,omitempty"`
+	NextRange     uint64                 `protobuf:"varint,2,opt,name=next_range,json=nextRange,proto3" json:"next_range,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReconcileReply) Reset() {
+	*x = ReconcileReply{}
+	mi := &file_proto_control_control_proto_msgTypes[68]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReconcileReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReconcileReply) ProtoMessage() {}
+
+func (x *ReconcileReply) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[68]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReconcileReply.ProtoReflect.Descriptor instead.
+func (*ReconcileReply) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{68}
+}
+
+func (x *ReconcileReply) GetChanges() []*RouteChange {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+func (x *ReconcileReply) GetNextRange() uint64 {
+	if x != nil {
+		return x.NextRange
+	}
+	return 0
+}
+
+// RouteChange is a row of the route table that differs from the descriptors.
+type RouteChange struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Range         uint64                 `protobuf:"varint,1,opt,name=range,proto3" json:"range,omitempty"`
+	OldCell       string                 `protobuf:"bytes,2,opt,name=old_cell,json=oldCell,proto3" json:"old_cell,omitempty"` // empty: the row was missing
+	OldEpoch      uint64                 `protobuf:"varint,3,opt,name=old_epoch,json=oldEpoch,proto3" json:"old_epoch,omitempty"`
+	Cell          string                 `protobuf:"bytes,4,opt,name=cell,proto3" json:"cell,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,5,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Voters        []string               `protobuf:"bytes,6,rep,name=voters,proto3" json:"voters,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RouteChange) Reset() {
+	*x = RouteChange{}
+	mi := &file_proto_control_control_proto_msgTypes[69]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RouteChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RouteChange) ProtoMessage() {}
+
+func (x *RouteChange) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[69]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RouteChange.ProtoReflect.Descriptor instead.
+func (*RouteChange) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{69}
+}
+
+func (x *RouteChange) GetRange() uint64 {
+	if x != nil {
+		return x.Range
+	}
+	return 0
+}
+
+func (x *RouteChange) GetOldCell() string {
+	if x != nil {
+		return x.OldCell
+	}
+	return ""
+}
+
+func (x *RouteChange) GetOldEpoch() uint64 {
+	if x != nil {
+		return x.OldEpoch
+	}
+	return 0
+}
+
+func (x *RouteChange) GetCell() string {
+	if x != nil {
+		return x.Cell
+	}
+	return ""
+}
+
+func (x *RouteChange) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *RouteChange) GetVoters() []string {
+	if x != nil {
+		return x.Voters
+	}
+	return nil
+}
+
 type ShowUserRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	User          string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"` // name or id
@@ -2409,7 +4506,7 @@ type ShowUserRequest struct {
 
 func (x *ShowUserRequest) Reset() {
 	*x = ShowUserRequest{}
-	mi := &file_proto_control_control_proto_msgTypes[40]
+	mi := &file_proto_control_control_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2421,7 +4518,7 @@ func (x *ShowUserRequest) String() string {
 func (*ShowUserRequest) ProtoMessage() {}
 
 func (x *ShowUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[40]
+	mi := &file_proto_control_control_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2434,7 +4531,7 @@ func (x *ShowUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowUserRequest.ProtoReflect.Descriptor instead.
 func (*ShowUserRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{40}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *ShowUserRequest) GetUser() string {
@@ -2464,7 +4561,7 @@ type ShowUserReply struct {
 
 func (x *ShowUserReply) Reset() {
 	*x = ShowUserReply{}
-	mi := &file_proto_control_control_proto_msgTypes[41]
+	mi := &file_proto_control_control_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2476,7 +4573,7 @@ func (x *ShowUserReply) String() string {
 func (*ShowUserReply) ProtoMessage() {}
 
 func (x *ShowUserReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[41]
+	mi := &file_proto_control_control_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2489,7 +4586,7 @@ func (x *ShowUserReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowUserReply.ProtoReflect.Descriptor instead.
 func (*ShowUserReply) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{41}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *ShowUserReply) GetUser() uint64 {
@@ -2588,7 +4685,7 @@ type UserSession struct {
 
 func (x *UserSession) Reset() {
 	*x = UserSession{}
-	mi := &file_proto_control_control_proto_msgTypes[42]
+	mi := &file_proto_control_control_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2600,7 +4697,7 @@ func (x *UserSession) String() string {
 func (*UserSession) ProtoMessage() {}
 
 func (x *UserSession) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[42]
+	mi := &file_proto_control_control_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2613,7 +4710,7 @@ func (x *UserSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserSession.ProtoReflect.Descriptor instead.
 func (*UserSession) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{42}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *UserSession) GetDevice() string {
@@ -2657,7 +4754,7 @@ type UserDevice struct {
 
 func (x *UserDevice) Reset() {
 	*x = UserDevice{}
-	mi := &file_proto_control_control_proto_msgTypes[43]
+	mi := &file_proto_control_control_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2669,7 +4766,7 @@ func (x *UserDevice) String() string {
 func (*UserDevice) ProtoMessage() {}
 
 func (x *UserDevice) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[43]
+	mi := &file_proto_control_control_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2682,7 +4779,7 @@ func (x *UserDevice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserDevice.ProtoReflect.Descriptor instead.
 func (*UserDevice) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{43}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *UserDevice) GetDevice() string {
@@ -2725,13 +4822,14 @@ type DisconnectUserRequest struct {
 	User          string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"` // name or id
 	EndDevices    bool                   `protobuf:"varint,2,opt,name=end_devices,json=endDevices,proto3" json:"end_devices,omitempty"`
 	DryRun        bool                   `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	By            string                 `protobuf:"bytes,50,opt,name=by,proto3" json:"by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DisconnectUserRequest) Reset() {
 	*x = DisconnectUserRequest{}
-	mi := &file_proto_control_control_proto_msgTypes[44]
+	mi := &file_proto_control_control_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2743,7 +4841,7 @@ func (x *DisconnectUserRequest) String() string {
 func (*DisconnectUserRequest) ProtoMessage() {}
 
 func (x *DisconnectUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[44]
+	mi := &file_proto_control_control_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2756,7 +4854,7 @@ func (x *DisconnectUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisconnectUserRequest.ProtoReflect.Descriptor instead.
 func (*DisconnectUserRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{44}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *DisconnectUserRequest) GetUser() string {
@@ -2780,6 +4878,13 @@ func (x *DisconnectUserRequest) GetDryRun() bool {
 	return false
 }
 
+func (x *DisconnectUserRequest) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
 type DisconnectUserReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	User          uint64                 `protobuf:"varint,1,opt,name=user,proto3" json:"user,omitempty"`
@@ -2792,7 +4897,7 @@ type DisconnectUserReply struct {
 
 func (x *DisconnectUserReply) Reset() {
 	*x = DisconnectUserReply{}
-	mi := &file_proto_control_control_proto_msgTypes[45]
+	mi := &file_proto_control_control_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2804,7 +4909,7 @@ func (x *DisconnectUserReply) String() string {
 func (*DisconnectUserReply) ProtoMessage() {}
 
 func (x *DisconnectUserReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[45]
+	mi := &file_proto_control_control_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2817,7 +4922,7 @@ func (x *DisconnectUserReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisconnectUserReply.ProtoReflect.Descriptor instead.
 func (*DisconnectUserReply) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{45}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *DisconnectUserReply) GetUser() uint64 {
@@ -2861,7 +4966,7 @@ type AddAccountRequest struct {
 
 func (x *AddAccountRequest) Reset() {
 	*x = AddAccountRequest{}
-	mi := &file_proto_control_control_proto_msgTypes[46]
+	mi := &file_proto_control_control_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2873,7 +4978,7 @@ func (x *AddAccountRequest) String() string {
 func (*AddAccountRequest) ProtoMessage() {}
 
 func (x *AddAccountRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[46]
+	mi := &file_proto_control_control_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2886,7 +4991,7 @@ func (x *AddAccountRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddAccountRequest.ProtoReflect.Descriptor instead.
 func (*AddAccountRequest) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{46}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *AddAccountRequest) GetName() string {
@@ -2939,7 +5044,7 @@ type AddAccountReply struct {
 
 func (x *AddAccountReply) Reset() {
 	*x = AddAccountReply{}
-	mi := &file_proto_control_control_proto_msgTypes[47]
+	mi := &file_proto_control_control_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2951,7 +5056,7 @@ func (x *AddAccountReply) String() string {
 func (*AddAccountReply) ProtoMessage() {}
 
 func (x *AddAccountReply) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[47]
+	mi := &file_proto_control_control_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2964,7 +5069,7 @@ func (x *AddAccountReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddAccountReply.ProtoReflect.Descriptor instead.
 func (*AddAccountReply) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{47}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *AddAccountReply) GetUser() uint64 {
@@ -3017,19 +5122,22 @@ func (x *AddAccountReply) GetDevice() string {
 }
 
 type CellRecord struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Cell          string                 `protobuf:"bytes,1,opt,name=cell,proto3" json:"cell,omitempty"`
-	AddedMs       int64                  `protobuf:"varint,2,opt,name=added_ms,json=addedMs,proto3" json:"added_ms,omitempty"`
-	MaxSessions   uint64                 `protobuf:"varint,3,opt,name=max_sessions,json=maxSessions,proto3" json:"max_sessions,omitempty"`
-	MaxBytes      uint64                 `protobuf:"varint,4,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"`
-	Replicas      uint32                 `protobuf:"varint,5,opt,name=replicas,proto3" json:"replicas,omitempty"` // voters of a new range: 1 or 3
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state              protoimpl.MessageState `protogen:"open.v1"`
+	Cell               string                 `protobuf:"bytes,1,opt,name=cell,proto3" json:"cell,omitempty"`
+	AddedMs            int64                  `protobuf:"varint,2,opt,name=added_ms,json=addedMs,proto3" json:"added_ms,omitempty"`
+	MaxSessions        uint64                 `protobuf:"varint,3,opt,name=max_sessions,json=maxSessions,proto3" json:"max_sessions,omitempty"`
+	MaxBytes           uint64                 `protobuf:"varint,4,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"`
+	Replicas           uint32                 `protobuf:"varint,5,opt,name=replicas,proto3" json:"replicas,omitempty"` // voters of a new range: 1 or 3
+	State              string                 `protobuf:"bytes,40,opt,name=state,proto3" json:"state,omitempty"`       // draining, removing, or empty
+	DrainRateBytesPerS uint64                 `protobuf:"varint,41,opt,name=drain_rate_bytes_per_s,json=drainRateBytesPerS,proto3" json:"drain_rate_bytes_per_s,omitempty"`
+	NodeDrains         []*NodeDrain           `protobuf:"bytes,42,rep,name=node_drains,json=nodeDrains,proto3" json:"node_drains,omitempty"` // nodes that get no replicas any more
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *CellRecord) Reset() {
 	*x = CellRecord{}
-	mi := &file_proto_control_control_proto_msgTypes[48]
+	mi := &file_proto_control_control_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3041,7 +5149,7 @@ func (x *CellRecord) String() string {
 func (*CellRecord) ProtoMessage() {}
 
 func (x *CellRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[48]
+	mi := &file_proto_control_control_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3054,7 +5162,7 @@ func (x *CellRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CellRecord.ProtoReflect.Descriptor instead.
 func (*CellRecord) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{48}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *CellRecord) GetCell() string {
@@ -3092,27 +5200,119 @@ func (x *CellRecord) GetReplicas() uint32 {
 	return 0
 }
 
-// NodeRecord is kept under a lease by the node itself.
-type NodeRecord struct {
+func (x *CellRecord) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *CellRecord) GetDrainRateBytesPerS() uint64 {
+	if x != nil {
+		return x.DrainRateBytesPerS
+	}
+	return 0
+}
+
+func (x *CellRecord) GetNodeDrains() []*NodeDrain {
+	if x != nil {
+		return x.NodeDrains
+	}
+	return nil
+}
+
+// NodeDrain tells that a node is to be emptied.
+type NodeDrain struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
-	Cell          string                 `protobuf:"bytes,2,opt,name=cell,proto3" json:"cell,omitempty"`   // empty for edges and control planes
-	Roles         []string               `protobuf:"bytes,3,rep,name=roles,proto3" json:"roles,omitempty"` // chat, storage, resource, edge, controlplane, etcd
-	Addr          string                 `protobuf:"bytes,4,opt,name=addr,proto3" json:"addr,omitempty"`   // gRPC
-	Admin         string                 `protobuf:"bytes,5,opt,name=admin,proto3" json:"admin,omitempty"`
-	Pid           int64                  `protobuf:"varint,6,opt,name=pid,proto3" json:"pid,omitempty"`
-	Load          *Load                  `protobuf:"bytes,7,opt,name=load,proto3" json:"load,omitempty"`
-	Tcp           string                 `protobuf:"bytes,8,opt,name=tcp,proto3" json:"tcp,omitempty"` // edges: where clients connect
-	Quic          string                 `protobuf:"bytes,9,opt,name=quic,proto3" json:"quic,omitempty"`
-	Version       string                 `protobuf:"bytes,10,opt,name=version,proto3" json:"version,omitempty"`
-	StartedMs     int64                  `protobuf:"varint,11,opt,name=started_ms,json=startedMs,proto3" json:"started_ms,omitempty"`
+	RateBytesPerS uint64                 `protobuf:"varint,2,opt,name=rate_bytes_per_s,json=rateBytesPerS,proto3" json:"rate_bytes_per_s,omitempty"`
+	Replace       bool                   `protobuf:"varint,3,opt,name=replace,proto3" json:"replace,omitempty"` // once it is empty it may be used again
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeDrain) Reset() {
+	*x = NodeDrain{}
+	mi := &file_proto_control_control_proto_msgTypes[79]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeDrain) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeDrain) ProtoMessage() {}
+
+func (x *NodeDrain) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[79]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeDrain.ProtoReflect.Descriptor instead.
+func (*NodeDrain) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{79}
+}
+
+func (x *NodeDrain) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *NodeDrain) GetRateBytesPerS() uint64 {
+	if x != nil {
+		return x.RateBytesPerS
+	}
+	return 0
+}
+
+func (x *NodeDrain) GetReplace() bool {
+	if x != nil {
+		return x.Replace
+	}
+	return false
+}
+
+// NodeRecord is kept under a lease by the node itself.
+type NodeRecord struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Node         string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Cell         string                 `protobuf:"bytes,2,opt,name=cell,proto3" json:"cell,omitempty"`   // empty for edges and control planes
+	Roles        []string               `protobuf:"bytes,3,rep,name=roles,proto3" json:"roles,omitempty"` // chat, storage, resource, edge, controlplane, etcd
+	Addr         string                 `protobuf:"bytes,4,opt,name=addr,proto3" json:"addr,omitempty"`   // gRPC
+	Admin        string                 `protobuf:"bytes,5,opt,name=admin,proto3" json:"admin,omitempty"`
+	Pid          int64                  `protobuf:"varint,6,opt,name=pid,proto3" json:"pid,omitempty"`
+	Load         *Load                  `protobuf:"bytes,7,opt,name=load,proto3" json:"load,omitempty"`
+	Tcp          string                 `protobuf:"bytes,8,opt,name=tcp,proto3" json:"tcp,omitempty"` // edges: where clients connect
+	Quic         string                 `protobuf:"bytes,9,opt,name=quic,proto3" json:"quic,omitempty"`
+	Version      string                 `protobuf:"bytes,10,opt,name=version,proto3" json:"version,omitempty"`
+	StartedMs    int64                  `protobuf:"varint,11,opt,name=started_ms,json=startedMs,proto3" json:"started_ms,omitempty"`
+	FilesAddr    string                 `protobuf:"bytes,30,opt,name=files_addr,json=filesAddr,proto3" json:"files_addr,omitempty"` // resource nodes: HTTP/2 for uploads and downloads
+	RtspAddr     string                 `protobuf:"bytes,60,opt,name=rtsp_addr,json=rtspAddr,proto3" json:"rtsp_addr,omitempty"`    // resource nodes: where livestreams are published and watched
+	RtmpAddr     string                 `protobuf:"bytes,61,opt,name=rtmp_addr,json=rtmpAddr,proto3" json:"rtmp_addr,omitempty"`
+	SeenRevision int64                  `protobuf:"varint,40,opt,name=seen_revision,json=seenRevision,proto3" json:"seen_revision,omitempty"` // the highest of etcd's since the last reconciliation
+	Reconciled   uint64                 `protobuf:"varint,42,opt,name=reconciled,proto3" json:"reconciled,omitempty"`                         // the number of that
+	// The node is about to stop, or, an edge, sends its sessions elsewhere: it
+	// is not to be handed out. Only under the lease.
+	Leaving       bool   `protobuf:"varint,41,opt,name=leaving,proto3" json:"leaving,omitempty"`
+	Rules         uint32 `protobuf:"varint,50,opt,name=rules,proto3" json:"rules,omitempty"` // storage nodes: the newest rules version they support
+	Plain         string `protobuf:"bytes,51,opt,name=plain,proto3" json:"plain,omitempty"`  // edges: where clients connect without TLS; empty: nowhere
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NodeRecord) Reset() {
 	*x = NodeRecord{}
-	mi := &file_proto_control_control_proto_msgTypes[49]
+	mi := &file_proto_control_control_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3124,7 +5324,7 @@ func (x *NodeRecord) String() string {
 func (*NodeRecord) ProtoMessage() {}
 
 func (x *NodeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[49]
+	mi := &file_proto_control_control_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3137,7 +5337,7 @@ func (x *NodeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeRecord.ProtoReflect.Descriptor instead.
 func (*NodeRecord) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{49}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *NodeRecord) GetNode() string {
@@ -3217,6 +5417,131 @@ func (x *NodeRecord) GetStartedMs() int64 {
 	return 0
 }
 
+func (x *NodeRecord) GetFilesAddr() string {
+	if x != nil {
+		return x.FilesAddr
+	}
+	return ""
+}
+
+func (x *NodeRecord) GetRtspAddr() string {
+	if x != nil {
+		return x.RtspAddr
+	}
+	return ""
+}
+
+func (x *NodeRecord) GetRtmpAddr() string {
+	if x != nil {
+		return x.RtmpAddr
+	}
+	return ""
+}
+
+func (x *NodeRecord) GetSeenRevision() int64 {
+	if x != nil {
+		return x.SeenRevision
+	}
+	return 0
+}
+
+func (x *NodeRecord) GetReconciled() uint64 {
+	if x != nil {
+		return x.Reconciled
+	}
+	return 0
+}
+
+func (x *NodeRecord) GetLeaving() bool {
+	if x != nil {
+		return x.Leaving
+	}
+	return false
+}
+
+func (x *NodeRecord) GetRules() uint32 {
+	if x != nil {
+		return x.Rules
+	}
+	return 0
+}
+
+func (x *NodeRecord) GetPlain() string {
+	if x != nil {
+		return x.Plain
+	}
+	return ""
+}
+
+// EdgeRecord is what an operator asked of an edge; none: to serve.
+type EdgeRecord struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Edge          string                 `protobuf:"bytes,1,opt,name=edge,proto3" json:"edge,omitempty"`
+	Drain         bool                   `protobuf:"varint,2,opt,name=drain,proto3" json:"drain,omitempty"`
+	SinceMs       int64                  `protobuf:"varint,3,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"`
+	By            string                 `protobuf:"bytes,4,opt,name=by,proto3" json:"by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EdgeRecord) Reset() {
+	*x = EdgeRecord{}
+	mi := &file_proto_control_control_proto_msgTypes[81]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EdgeRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EdgeRecord) ProtoMessage() {}
+
+func (x *EdgeRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[81]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EdgeRecord.ProtoReflect.Descriptor instead.
+func (*EdgeRecord) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{81}
+}
+
+func (x *EdgeRecord) GetEdge() string {
+	if x != nil {
+		return x.Edge
+	}
+	return ""
+}
+
+func (x *EdgeRecord) GetDrain() bool {
+	if x != nil {
+		return x.Drain
+	}
+	return false
+}
+
+func (x *EdgeRecord) GetSinceMs() int64 {
+	if x != nil {
+		return x.SinceMs
+	}
+	return 0
+}
+
+func (x *EdgeRecord) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
 type Load struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Sessions      uint64                 `protobuf:"varint,1,opt,name=sessions,proto3" json:"sessions,omitempty"`
@@ -3231,7 +5556,7 @@ type Load struct {
 
 func (x *Load) Reset() {
 	*x = Load{}
-	mi := &file_proto_control_control_proto_msgTypes[50]
+	mi := &file_proto_control_control_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3243,7 +5568,7 @@ func (x *Load) String() string {
 func (*Load) ProtoMessage() {}
 
 func (x *Load) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[50]
+	mi := &file_proto_control_control_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3256,7 +5581,7 @@ func (x *Load) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Load.ProtoReflect.Descriptor instead.
 func (*Load) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{50}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *Load) GetSessions() uint64 {
@@ -3303,21 +5628,25 @@ func (x *Load) GetCpu() float64 {
 
 // RangeRecord is the route table's row of one range.
 type RangeRecord struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Range         uint64                 `protobuf:"varint,1,opt,name=range,proto3" json:"range,omitempty"`
-	Cell          string                 `protobuf:"bytes,2,opt,name=cell,proto3" json:"cell,omitempty"`
-	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	Replicas      []*RangeReplica        `protobuf:"bytes,4,rep,name=replicas,proto3" json:"replicas,omitempty"`
-	Open          bool                   `protobuf:"varint,5,opt,name=open,proto3" json:"open,omitempty"` // new users may land here
-	Incarnation   []byte                 `protobuf:"bytes,6,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
-	Created       bool                   `protobuf:"varint,7,opt,name=created,proto3" json:"created,omitempty"` // every replica has been made
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Range       uint64                 `protobuf:"varint,1,opt,name=range,proto3" json:"range,omitempty"`
+	Cell        string                 `protobuf:"bytes,2,opt,name=cell,proto3" json:"cell,omitempty"`
+	Epoch       uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Replicas    []*RangeReplica        `protobuf:"bytes,4,rep,name=replicas,proto3" json:"replicas,omitempty"`
+	Open        bool                   `protobuf:"varint,5,opt,name=open,proto3" json:"open,omitempty"` // new users may land here
+	Incarnation []byte                 `protobuf:"bytes,6,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	Created     bool                   `protobuf:"varint,7,opt,name=created,proto3" json:"created,omitempty"` // every replica has been made
+	// The range is being left to one replica: its epoch may rise without a move.
+	Recovering    bool   `protobuf:"varint,40,opt,name=recovering,proto3" json:"recovering,omitempty"`
+	Rules         uint32 `protobuf:"varint,50,opt,name=rules,proto3" json:"rules,omitempty"`   // the rules version it begins with; 0: the first
+	Canary        bool   `protobuf:"varint,51,opt,name=canary,proto3" json:"canary,omitempty"` // it holds nobody but the users that are moved for trying
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RangeRecord) Reset() {
 	*x = RangeRecord{}
-	mi := &file_proto_control_control_proto_msgTypes[51]
+	mi := &file_proto_control_control_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3329,7 +5658,7 @@ func (x *RangeRecord) String() string {
 func (*RangeRecord) ProtoMessage() {}
 
 func (x *RangeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[51]
+	mi := &file_proto_control_control_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3342,7 +5671,7 @@ func (x *RangeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangeRecord.ProtoReflect.Descriptor instead.
 func (*RangeRecord) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{51}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *RangeRecord) GetRange() uint64 {
@@ -3394,6 +5723,27 @@ func (x *RangeRecord) GetCreated() bool {
 	return false
 }
 
+func (x *RangeRecord) GetRecovering() bool {
+	if x != nil {
+		return x.Recovering
+	}
+	return false
+}
+
+func (x *RangeRecord) GetRules() uint32 {
+	if x != nil {
+		return x.Rules
+	}
+	return 0
+}
+
+func (x *RangeRecord) GetCanary() bool {
+	if x != nil {
+		return x.Canary
+	}
+	return false
+}
+
 type RangeReplica struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -3404,7 +5754,7 @@ type RangeReplica struct {
 
 func (x *RangeReplica) Reset() {
 	*x = RangeReplica{}
-	mi := &file_proto_control_control_proto_msgTypes[52]
+	mi := &file_proto_control_control_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3416,7 +5766,7 @@ func (x *RangeReplica) String() string {
 func (*RangeReplica) ProtoMessage() {}
 
 func (x *RangeReplica) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[52]
+	mi := &file_proto_control_control_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3429,7 +5779,7 @@ func (x *RangeReplica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangeReplica.ProtoReflect.Descriptor instead.
 func (*RangeReplica) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{52}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *RangeReplica) GetId() uint64 {
@@ -3446,6 +5796,60 @@ func (x *RangeReplica) GetNode() string {
 	return ""
 }
 
+// FrozenRecord stands while nothing may be placed: etcd knows less than the
+// nodes.
+type FrozenRecord struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	SinceMs       int64                  `protobuf:"varint,2,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FrozenRecord) Reset() {
+	*x = FrozenRecord{}
+	mi := &file_proto_control_control_proto_msgTypes[85]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FrozenRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FrozenRecord) ProtoMessage() {}
+
+func (x *FrozenRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[85]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FrozenRecord.ProtoReflect.Descriptor instead.
+func (*FrozenRecord) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{85}
+}
+
+func (x *FrozenRecord) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *FrozenRecord) GetSinceMs() int64 {
+	if x != nil {
+		return x.SinceMs
+	}
+	return 0
+}
+
 type KeyRecord struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Kid           string                 `protobuf:"bytes,1,opt,name=kid,proto3" json:"kid,omitempty"`
@@ -3457,7 +5861,7 @@ type KeyRecord struct {
 
 func (x *KeyRecord) Reset() {
 	*x = KeyRecord{}
-	mi := &file_proto_control_control_proto_msgTypes[53]
+	mi := &file_proto_control_control_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3469,7 +5873,7 @@ func (x *KeyRecord) String() string {
 func (*KeyRecord) ProtoMessage() {}
 
 func (x *KeyRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_control_control_proto_msgTypes[53]
+	mi := &file_proto_control_control_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3482,7 +5886,7 @@ func (x *KeyRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyRecord.ProtoReflect.Descriptor instead.
 func (*KeyRecord) Descriptor() ([]byte, []int) {
-	return file_proto_control_control_proto_rawDescGZIP(), []int{53}
+	return file_proto_control_control_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *KeyRecord) GetKid() string {
@@ -3504,6 +5908,408 @@ func (x *KeyRecord) GetAddedMs() int64 {
 		return x.AddedMs
 	}
 	return 0
+}
+
+// MoveRecord is one move of a range, kept until long after its end. It is
+// written by the elected control plane, but for its creation and the two
+// requests.
+type MoveRecord struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Move           string                 `protobuf:"bytes,1,opt,name=move,proto3" json:"move,omitempty"`
+	Range          uint64                 `protobuf:"varint,2,opt,name=range,proto3" json:"range,omitempty"`
+	From           string                 `protobuf:"bytes,3,opt,name=from,proto3" json:"from,omitempty"`    // cell
+	To             string                 `protobuf:"bytes,4,opt,name=to,proto3" json:"to,omitempty"`        // cell; the same: only the replicas change
+	Epoch          uint64                 `protobuf:"varint,5,opt,name=epoch,proto3" json:"epoch,omitempty"` // of the range when planned
+	Add            []*RangeReplica        `protobuf:"bytes,6,rep,name=add,proto3" json:"add,omitempty"`      // id 0: not given yet
+	Drop           []*RangeReplica        `protobuf:"bytes,7,rep,name=drop,proto3" json:"drop,omitempty"`
+	StandbyMs      int64                  `protobuf:"varint,8,opt,name=standby_ms,json=standbyMs,proto3" json:"standby_ms,omitempty"`
+	RateBytesPerS  uint64                 `protobuf:"varint,9,opt,name=rate_bytes_per_s,json=rateBytesPerS,proto3" json:"rate_bytes_per_s,omitempty"`
+	StartedMs      int64                  `protobuf:"varint,10,opt,name=started_ms,json=startedMs,proto3" json:"started_ms,omitempty"`
+	By             string                 `protobuf:"bytes,11,opt,name=by,proto3" json:"by,omitempty"`
+	Reason         string                 `protobuf:"bytes,12,opt,name=reason,proto3" json:"reason,omitempty"`
+	State          string                 `protobuf:"bytes,13,opt,name=state,proto3" json:"state,omitempty"`
+	SinceMs        int64                  `protobuf:"varint,14,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"`          // in this state
+	Version        uint64                 `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`                         // of the descriptor on which the last change was planned
+	OwnedEpoch     uint64                 `protobuf:"varint,16,opt,name=owned_epoch,json=ownedEpoch,proto3" json:"owned_epoch,omitempty"` // the epoch it ended in
+	StandbyUntilMs int64                  `protobuf:"varint,17,opt,name=standby_until_ms,json=standbyUntilMs,proto3" json:"standby_until_ms,omitempty"`
+	Cleared        []uint64               `protobuf:"varint,18,rep,packed,name=cleared,proto3" json:"cleared,omitempty"` // replicas whose nodes said that they are deleted
+	Wait           string                 `protobuf:"bytes,19,opt,name=wait,proto3" json:"wait,omitempty"`               // what it waits for
+	PauseUs        int64                  `protobuf:"varint,20,opt,name=pause_us,json=pauseUs,proto3" json:"pause_us,omitempty"`
+	Cancel         bool                   `protobuf:"varint,21,opt,name=cancel,proto3" json:"cancel,omitempty"`                          // somebody asked for it
+	Revert         bool                   `protobuf:"varint,22,opt,name=revert,proto3" json:"revert,omitempty"`                          // somebody asked for it
+	RevertedBy     string                 `protobuf:"bytes,23,opt,name=reverted_by,json=revertedBy,proto3" json:"reverted_by,omitempty"` // the move back
+	Cause          string                 `protobuf:"bytes,24,opt,name=cause,proto3" json:"cause,omitempty"`                             // why it was cancelled, or ended early
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *MoveRecord) Reset() {
+	*x = MoveRecord{}
+	mi := &file_proto_control_control_proto_msgTypes[87]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MoveRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MoveRecord) ProtoMessage() {}
+
+func (x *MoveRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[87]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MoveRecord.ProtoReflect.Descriptor instead.
+func (*MoveRecord) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{87}
+}
+
+func (x *MoveRecord) GetMove() string {
+	if x != nil {
+		return x.Move
+	}
+	return ""
+}
+
+func (x *MoveRecord) GetRange() uint64 {
+	if x != nil {
+		return x.Range
+	}
+	return 0
+}
+
+func (x *MoveRecord) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *MoveRecord) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *MoveRecord) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *MoveRecord) GetAdd() []*RangeReplica {
+	if x != nil {
+		return x.Add
+	}
+	return nil
+}
+
+func (x *MoveRecord) GetDrop() []*RangeReplica {
+	if x != nil {
+		return x.Drop
+	}
+	return nil
+}
+
+func (x *MoveRecord) GetStandbyMs() int64 {
+	if x != nil {
+		return x.StandbyMs
+	}
+	return 0
+}
+
+func (x *MoveRecord) GetRateBytesPerS() uint64 {
+	if x != nil {
+		return x.RateBytesPerS
+	}
+	return 0
+}
+
+func (x *MoveRecord) GetStartedMs() int64 {
+	if x != nil {
+		return x.StartedMs
+	}
+	return 0
+}
+
+func (x *MoveRecord) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *MoveRecord) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *MoveRecord) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *MoveRecord) GetSinceMs() int64 {
+	if x != nil {
+		return x.SinceMs
+	}
+	return 0
+}
+
+func (x *MoveRecord) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *MoveRecord) GetOwnedEpoch() uint64 {
+	if x != nil {
+		return x.OwnedEpoch
+	}
+	return 0
+}
+
+func (x *MoveRecord) GetStandbyUntilMs() int64 {
+	if x != nil {
+		return x.StandbyUntilMs
+	}
+	return 0
+}
+
+func (x *MoveRecord) GetCleared() []uint64 {
+	if x != nil {
+		return x.Cleared
+	}
+	return nil
+}
+
+func (x *MoveRecord) GetWait() string {
+	if x != nil {
+		return x.Wait
+	}
+	return ""
+}
+
+func (x *MoveRecord) GetPauseUs() int64 {
+	if x != nil {
+		return x.PauseUs
+	}
+	return 0
+}
+
+func (x *MoveRecord) GetCancel() bool {
+	if x != nil {
+		return x.Cancel
+	}
+	return false
+}
+
+func (x *MoveRecord) GetRevert() bool {
+	if x != nil {
+		return x.Revert
+	}
+	return false
+}
+
+func (x *MoveRecord) GetRevertedBy() string {
+	if x != nil {
+		return x.RevertedBy
+	}
+	return ""
+}
+
+func (x *MoveRecord) GetCause() string {
+	if x != nil {
+		return x.Cause
+	}
+	return ""
+}
+
+// CanaryRecord tells how the moves went that are made for trying.
+type CanaryRecord struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Range         uint64                 `protobuf:"varint,1,opt,name=range,proto3" json:"range,omitempty"`
+	Rounds        uint64                 `protobuf:"varint,2,opt,name=rounds,proto3" json:"rounds,omitempty"`                        // there and back
+	Failures      uint64                 `protobuf:"varint,3,opt,name=failures,proto3" json:"failures,omitempty"`                    // rounds in which something was wrong
+	LastMs        int64                  `protobuf:"varint,4,opt,name=last_ms,json=lastMs,proto3" json:"last_ms,omitempty"`          // the end of the last round
+	SlowestUs     int64                  `protobuf:"varint,5,opt,name=slowest_us,json=slowestUs,proto3" json:"slowest_us,omitempty"` // the longest wait for an answer in the last round
+	Messages      uint64                 `protobuf:"varint,6,opt,name=messages,proto3" json:"messages,omitempty"`                    // sent in the last round
+	Error         string                 `protobuf:"bytes,7,opt,name=error,proto3" json:"error,omitempty"`                           // what was wrong in the last round; empty: nothing
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CanaryRecord) Reset() {
+	*x = CanaryRecord{}
+	mi := &file_proto_control_control_proto_msgTypes[88]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CanaryRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CanaryRecord) ProtoMessage() {}
+
+func (x *CanaryRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[88]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CanaryRecord.ProtoReflect.Descriptor instead.
+func (*CanaryRecord) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{88}
+}
+
+func (x *CanaryRecord) GetRange() uint64 {
+	if x != nil {
+		return x.Range
+	}
+	return 0
+}
+
+func (x *CanaryRecord) GetRounds() uint64 {
+	if x != nil {
+		return x.Rounds
+	}
+	return 0
+}
+
+func (x *CanaryRecord) GetFailures() uint64 {
+	if x != nil {
+		return x.Failures
+	}
+	return 0
+}
+
+func (x *CanaryRecord) GetLastMs() int64 {
+	if x != nil {
+		return x.LastMs
+	}
+	return 0
+}
+
+func (x *CanaryRecord) GetSlowestUs() int64 {
+	if x != nil {
+		return x.SlowestUs
+	}
+	return 0
+}
+
+func (x *CanaryRecord) GetMessages() uint64 {
+	if x != nil {
+		return x.Messages
+	}
+	return 0
+}
+
+func (x *CanaryRecord) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+// AuditRecord is one line of what operators, and the elected control plane by
+// itself, have asked for.
+type AuditRecord struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	TimeMs        int64                  `protobuf:"varint,1,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	Who           string                 `protobuf:"bytes,2,opt,name=who,proto3" json:"who,omitempty"`
+	Verb          string                 `protobuf:"bytes,3,opt,name=verb,proto3" json:"verb,omitempty"`
+	Arguments     string                 `protobuf:"bytes,4,opt,name=arguments,proto3" json:"arguments,omitempty"`
+	Outcome       string                 `protobuf:"bytes,5,opt,name=outcome,proto3" json:"outcome,omitempty"` // done, or the refusal
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditRecord) Reset() {
+	*x = AuditRecord{}
+	mi := &file_proto_control_control_proto_msgTypes[89]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditRecord) ProtoMessage() {}
+
+func (x *AuditRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_control_control_proto_msgTypes[89]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditRecord.ProtoReflect.Descriptor instead.
+func (*AuditRecord) Descriptor() ([]byte, []int) {
+	return file_proto_control_control_proto_rawDescGZIP(), []int{89}
+}
+
+func (x *AuditRecord) GetTimeMs() int64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
+}
+
+func (x *AuditRecord) GetWho() string {
+	if x != nil {
+		return x.Who
+	}
+	return ""
+}
+
+func (x *AuditRecord) GetVerb() string {
+	if x != nil {
+		return x.Verb
+	}
+	return ""
+}
+
+func (x *AuditRecord) GetArguments() string {
+	if x != nil {
+		return x.Arguments
+	}
+	return ""
+}
+
+func (x *AuditRecord) GetOutcome() string {
+	if x != nil {
+		return x.Outcome
+	}
+	return ""
 }
 
 var File_proto_control_control_proto protoreflect.FileDescriptor
@@ -3604,7 +6410,7 @@ const file_proto_control_control_proto_rawDesc = "" +
 	"\x0fEnableTOTPReply\x12%\n" +
 	"\x0erecovery_codes\x18\x01 \x03(\tR\rrecoveryCodes\"\x12\n" +
 	"\x10DisableTOTPReply\"\x0f\n" +
-	"\rStatusRequest\"\xdc\x02\n" +
+	"\rStatusRequest\"\xca\x03\n" +
 	"\vStatusReply\x12\x12\n" +
 	"\x04mode\x18\x01 \x01(\tR\x04mode\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x123\n" +
@@ -3614,7 +6420,10 @@ const file_proto_control_control_proto_rawDesc = "" +
 	"\x06ranges\x18\x06 \x01(\x04R\x06ranges\x122\n" +
 	"\x15ranges_without_leader\x18\a \x01(\x04R\x13rangesWithoutLeader\x12\x1a\n" +
 	"\bproblems\x18\b \x03(\tR\bproblems\x12\x18\n" +
-	"\aversion\x18\t \x01(\tR\aversion\"\x12\n" +
+	"\aversion\x18\t \x01(\tR\aversion\x123\n" +
+	"\x05moves\x18\n" +
+	" \x03(\v2\x1d.waggle.control.v1.MoveStatusR\x05moves\x127\n" +
+	"\x06canary\x182 \x01(\v2\x1f.waggle.control.v1.CanaryRecordR\x06canary\"\x12\n" +
 	"\x10ListCellsRequest\"E\n" +
 	"\x0eListCellsReply\x123\n" +
 	"\x05cells\x18\x01 \x03(\v2\x1d.waggle.control.v1.CellStatusR\x05cells\"\x96\x01\n" +
@@ -3625,9 +6434,10 @@ const file_proto_control_control_proto_rawDesc = "" +
 	"\x05nodes\x18\x03 \x01(\x04R\x05nodes\x12\x16\n" +
 	"\x06ranges\x18\x04 \x01(\x04R\x06ranges\x12\x14\n" +
 	"\x05users\x18\x05 \x01(\x04R\x05users\x12\x1a\n" +
-	"\bheadroom\x18\x06 \x01(\x01R\bheadroom\"$\n" +
+	"\bheadroom\x18\x06 \x01(\x01R\bheadroom\"4\n" +
 	"\x0eAddCellRequest\x12\x12\n" +
-	"\x04cell\x18\x01 \x01(\tR\x04cell\"A\n" +
+	"\x04cell\x18\x01 \x01(\tR\x04cell\x12\x0e\n" +
+	"\x02by\x182 \x01(\tR\x02by\"A\n" +
 	"\fAddCellReply\x121\n" +
 	"\x04cell\x18\x01 \x01(\v2\x1d.waggle.control.v1.CellStatusR\x04cell\"\x12\n" +
 	"\x10ListNodesRequest\"E\n" +
@@ -3649,7 +6459,7 @@ const file_proto_control_control_proto_rawDesc = "" +
 	"\x04load\x18\v \x01(\x01R\x04load\"\x12\n" +
 	"\x10ListEdgesRequest\"E\n" +
 	"\x0eListEdgesReply\x123\n" +
-	"\x05edges\x18\x01 \x03(\v2\x1d.waggle.control.v1.EdgeStatusR\x05edges\"\xa0\x01\n" +
+	"\x05edges\x18\x01 \x03(\v2\x1d.waggle.control.v1.EdgeStatusR\x05edges\"\xb6\x01\n" +
 	"\n" +
 	"EdgeStatus\x12\x12\n" +
 	"\x04edge\x18\x01 \x01(\tR\x04edge\x12\x10\n" +
@@ -3658,10 +6468,11 @@ const file_proto_control_control_proto_rawDesc = "" +
 	"\x05admin\x18\x04 \x01(\tR\x05admin\x12\x10\n" +
 	"\x03pid\x18\x05 \x01(\x03R\x03pid\x12\x14\n" +
 	"\x05state\x18\x06 \x01(\tR\x05state\x12\x1a\n" +
-	"\bsessions\x18\a \x01(\x04R\bsessions\"\x13\n" +
+	"\bsessions\x18\a \x01(\x04R\bsessions\x12\x14\n" +
+	"\x05plain\x182 \x01(\tR\x05plain\"\x13\n" +
 	"\x11ListRangesRequest\"I\n" +
 	"\x0fListRangesReply\x126\n" +
-	"\x06ranges\x18\x01 \x03(\v2\x1e.waggle.control.v1.RangeStatusR\x06ranges\"\x9b\x02\n" +
+	"\x06ranges\x18\x01 \x03(\v2\x1e.waggle.control.v1.RangeStatusR\x06ranges\"\xf3\x02\n" +
 	"\vRangeStatus\x12\x14\n" +
 	"\x05range\x18\x01 \x01(\x04R\x05range\x12\x14\n" +
 	"\x05start\x18\x02 \x01(\x04R\x05start\x12\x10\n" +
@@ -3675,7 +6486,169 @@ const file_proto_control_control_proto_rawDesc = "" +
 	"\bentities\x18\n" +
 	" \x01(\x04R\bentities\x12\x14\n" +
 	"\x05bytes\x18\v \x01(\x04R\x05bytes\x12\x12\n" +
-	"\x04move\x18\f \x01(\tR\x04move\"%\n" +
+	"\x04move\x18\f \x01(\tR\x04move\x12\x14\n" +
+	"\x05rules\x182 \x01(\rR\x05rules\x12\x1a\n" +
+	"\bsessions\x183 \x01(\x04R\bsessions\x12$\n" +
+	"\x0emessages_per_s\x184 \x01(\x01R\fmessagesPerS\"\xa9\x01\n" +
+	"\x10MoveRangeRequest\x12\x14\n" +
+	"\x05range\x18\x01 \x01(\x04R\x05range\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\tR\x02to\x12\x1d\n" +
+	"\n" +
+	"standby_ms\x18\x03 \x01(\x03R\tstandbyMs\x12'\n" +
+	"\x10rate_bytes_per_s\x18\x04 \x01(\x04R\rrateBytesPerS\x12\x17\n" +
+	"\adry_run\x18\x05 \x01(\bR\x06dryRun\x12\x0e\n" +
+	"\x02by\x18\x06 \x01(\tR\x02by\"\x80\x01\n" +
+	"\x0eMoveRangeReply\x121\n" +
+	"\x04move\x18\x01 \x01(\v2\x1d.waggle.control.v1.MoveStatusR\x04move\x12;\n" +
+	"\bestimate\x18\x02 \x01(\v2\x1f.waggle.control.v1.MoveEstimateR\bestimate\"\x9f\x01\n" +
+	"\fMoveEstimate\x12\x14\n" +
+	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\x12'\n" +
+	"\x10rate_bytes_per_s\x18\x02 \x01(\x04R\rrateBytesPerS\x12\x1f\n" +
+	"\vduration_ms\x18\x03 \x01(\x03R\n" +
+	"durationMs\x12\x19\n" +
+	"\bpause_ms\x18\x04 \x01(\x03R\apauseMs\x12\x14\n" +
+	"\x05nodes\x18\x05 \x03(\tR\x05nodes\"\xa4\x03\n" +
+	"\n" +
+	"MoveStatus\x12\x12\n" +
+	"\x04move\x18\x01 \x01(\tR\x04move\x12\x14\n" +
+	"\x05range\x18\x02 \x01(\x04R\x05range\x12\x12\n" +
+	"\x04from\x18\x03 \x01(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x04 \x01(\tR\x02to\x12\x14\n" +
+	"\x05state\x18\x05 \x01(\tR\x05state\x12\x18\n" +
+	"\apercent\x18\x06 \x01(\x01R\apercent\x12\x14\n" +
+	"\x05bytes\x18\a \x01(\x04R\x05bytes\x12\x1f\n" +
+	"\vlag_entries\x18\b \x01(\x04R\n" +
+	"lagEntries\x12\x19\n" +
+	"\bpause_ms\x18\t \x01(\x01R\apauseMs\x12\x14\n" +
+	"\x05error\x18\n" +
+	" \x01(\tR\x05error\x12\x0e\n" +
+	"\x02by\x18\v \x01(\tR\x02by\x12\x16\n" +
+	"\x06reason\x18\f \x01(\tR\x06reason\x12\x1d\n" +
+	"\n" +
+	"started_ms\x18\r \x01(\x03R\tstartedMs\x12\x19\n" +
+	"\bsince_ms\x18\x0e \x01(\x03R\asinceMs\x12(\n" +
+	"\x10standby_until_ms\x18\x0f \x01(\x03R\x0estandbyUntilMs\x12\x10\n" +
+	"\x03add\x18\x10 \x03(\tR\x03add\x12\x12\n" +
+	"\x04drop\x18\x11 \x03(\tR\x04drop\"&\n" +
+	"\x10ListMovesRequest\x12\x12\n" +
+	"\x04move\x18\x01 \x01(\tR\x04move\"E\n" +
+	"\x0eListMovesReply\x123\n" +
+	"\x05moves\x18\x01 \x03(\v2\x1d.waggle.control.v1.MoveStatusR\x05moves\"J\n" +
+	"\vMoveRequest\x12\x12\n" +
+	"\x04move\x18\x01 \x01(\tR\x04move\x12\x0e\n" +
+	"\x02by\x18\x02 \x01(\tR\x02by\x12\x17\n" +
+	"\adry_run\x18\x03 \x01(\bR\x06dryRun\">\n" +
+	"\tMoveReply\x121\n" +
+	"\x04move\x18\x01 \x01(\v2\x1d.waggle.control.v1.MoveStatusR\x04move\"x\n" +
+	"\x10DrainCellRequest\x12\x12\n" +
+	"\x04cell\x18\x01 \x01(\tR\x04cell\x12'\n" +
+	"\x10rate_bytes_per_s\x18\x02 \x01(\x04R\rrateBytesPerS\x12\x17\n" +
+	"\adry_run\x18\x03 \x01(\bR\x06dryRun\x12\x0e\n" +
+	"\x02by\x18\x04 \x01(\tR\x02by\"\x92\x01\n" +
+	"\x10DrainNodeRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12'\n" +
+	"\x10rate_bytes_per_s\x18\x02 \x01(\x04R\rrateBytesPerS\x12\x17\n" +
+	"\adry_run\x18\x03 \x01(\bR\x06dryRun\x12\x0e\n" +
+	"\x02by\x18\x04 \x01(\tR\x02by\x12\x18\n" +
+	"\areplace\x18\x05 \x01(\bR\areplace\"V\n" +
+	"\n" +
+	"DrainReply\x124\n" +
+	"\x05moves\x18\x01 \x03(\v2\x1e.waggle.control.v1.PlannedMoveR\x05moves\x12\x12\n" +
+	"\x04left\x18\x02 \x01(\x04R\x04left\"\x89\x01\n" +
+	"\vPlannedMove\x12\x14\n" +
+	"\x05range\x18\x01 \x01(\x04R\x05range\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x03 \x01(\tR\x02to\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05bytes\x18\x05 \x01(\x04R\x05bytes\x12\x12\n" +
+	"\x04move\x18\x06 \x01(\tR\x04move\"c\n" +
+	"\x10DrainEdgeRequest\x12\x12\n" +
+	"\x04edge\x18\x01 \x01(\tR\x04edge\x12\x12\n" +
+	"\x04undo\x18\x02 \x01(\bR\x04undo\x12\x17\n" +
+	"\adry_run\x18\x03 \x01(\bR\x06dryRun\x12\x0e\n" +
+	"\x02by\x18\x04 \x01(\tR\x02by\"{\n" +
+	"\x0eDrainEdgeReply\x121\n" +
+	"\x04edge\x18\x01 \x01(\v2\x1d.waggle.control.v1.EdgeStatusR\x04edge\x12\"\n" +
+	"\falternatives\x18\x02 \x03(\tR\falternatives\x12\x12\n" +
+	"\x04done\x18\x03 \x01(\bR\x04done\"P\n" +
+	"\x11RemoveCellRequest\x12\x12\n" +
+	"\x04cell\x18\x01 \x01(\tR\x04cell\x12\x17\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\x12\x0e\n" +
+	"\x02by\x18\x03 \x01(\tR\x02by\"\x11\n" +
+	"\x0fRemoveCellReply\"w\n" +
+	"\x10RebalanceRequest\x12\x14\n" +
+	"\x05apply\x18\x01 \x01(\bR\x05apply\x12\x14\n" +
+	"\x05moves\x18\x02 \x01(\rR\x05moves\x12'\n" +
+	"\x10rate_bytes_per_s\x18\x03 \x01(\x04R\rrateBytesPerS\x12\x0e\n" +
+	"\x02by\x18\x04 \x01(\tR\x02by\"F\n" +
+	"\x0eRebalanceReply\x124\n" +
+	"\x05moves\x18\x01 \x03(\v2\x1e.waggle.control.v1.PlannedMoveR\x05moves\"\xeb\x01\n" +
+	"\x13RunRebalanceRequest\x12\x14\n" +
+	"\x05moves\x18\x01 \x01(\rR\x05moves\x12\x1e\n" +
+	"\vbytes_per_s\x18\x02 \x01(\x04R\tbytesPerS\x12\x17\n" +
+	"\aat_once\x18\x03 \x01(\rR\x06atOnce\x12\x0e\n" +
+	"\x02by\x18\x04 \x01(\tR\x02by\x12%\n" +
+	"\x0elatency_factor\x18\x05 \x01(\x01R\rlatencyFactor\x12(\n" +
+	"\x10latency_floor_ms\x18\x06 \x01(\x03R\x0elatencyFloorMs\x12$\n" +
+	"\x0elatency_for_ms\x18\a \x01(\x03R\flatencyForMs\"\xc2\x01\n" +
+	"\x11RebalanceProgress\x121\n" +
+	"\x04move\x18\x01 \x01(\v2\x1d.waggle.control.v1.MoveStatusR\x04move\x12\x12\n" +
+	"\x04done\x18\x02 \x01(\bR\x04done\x12\x18\n" +
+	"\astopped\x18\x03 \x01(\tR\astopped\x12\x18\n" +
+	"\aplanned\x18\x04 \x01(\rR\aplanned\x12\x14\n" +
+	"\x05moved\x18\x05 \x01(\rR\x05moved\x12\x1c\n" +
+	"\tcancelled\x18\x06 \x01(\rR\tcancelled\"(\n" +
+	"\x10ListAuditRequest\x12\x14\n" +
+	"\x05limit\x18\x01 \x01(\rR\x05limit\"J\n" +
+	"\x0eListAuditReply\x128\n" +
+	"\arecords\x18\x01 \x03(\v2\x1e.waggle.control.v1.AuditRecordR\arecords\"*\n" +
+	"\x12VerifyRangeRequest\x12\x14\n" +
+	"\x05range\x18\x01 \x01(\x04R\x05range\"\x92\x01\n" +
+	"\x10VerifyRangeReply\x12\x14\n" +
+	"\x05range\x18\x01 \x01(\x04R\x05range\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x14\n" +
+	"\x05equal\x18\x03 \x01(\bR\x05equal\x12<\n" +
+	"\breplicas\x18\x04 \x03(\v2 .waggle.control.v1.ReplicaDigestR\breplicas\"\x95\x01\n" +
+	"\rReplicaDigest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
+	"\areplica\x18\x02 \x01(\x04R\areplica\x12\x16\n" +
+	"\x06digest\x18\x03 \x01(\x06R\x06digest\x12\x12\n" +
+	"\x04keys\x18\x04 \x01(\x04R\x04keys\x12\x14\n" +
+	"\x05bytes\x18\x05 \x01(\x04R\x05bytes\x12\x14\n" +
+	"\x05error\x18\x06 \x01(\tR\x05error\"h\n" +
+	"\x13RecoverRangeRequest\x12\x14\n" +
+	"\x05range\x18\x01 \x01(\x04R\x05range\x12\x12\n" +
+	"\x04cell\x18\x02 \x01(\tR\x04cell\x12\x17\n" +
+	"\adry_run\x18\x03 \x01(\bR\x06dryRun\x12\x0e\n" +
+	"\x02by\x18\x04 \x01(\tR\x02by\"\xc6\x02\n" +
+	"\x11RecoverRangeReply\x12\x14\n" +
+	"\x05range\x18\x01 \x01(\x04R\x05range\x12\x12\n" +
+	"\x04cell\x18\x02 \x01(\tR\x04cell\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12\x12\n" +
+	"\x04node\x18\x04 \x01(\tR\x04node\x12\x1b\n" +
+	"\tlast_term\x18\x05 \x01(\x04R\blastTerm\x12\x1d\n" +
+	"\n" +
+	"last_index\x18\x06 \x01(\x04R\tlastIndex\x12\x19\n" +
+	"\bmay_miss\x18\a \x01(\bR\amayMiss\x12\x10\n" +
+	"\x03why\x18\b \x01(\tR\x03why\x12;\n" +
+	"\banswered\x18\t \x03(\v2\x1f.waggle.control.v1.RangeReplicaR\banswered\x127\n" +
+	"\x06silent\x18\n" +
+	" \x03(\v2\x1f.waggle.control.v1.RangeReplicaR\x06silent\"U\n" +
+	"\x10ReconcileRequest\x12\x17\n" +
+	"\adry_run\x18\x01 \x01(\bR\x06dryRun\x12\x18\n" +
+	"\awithout\x18\x02 \x03(\tR\awithout\x12\x0e\n" +
+	"\x02by\x18\x03 \x01(\tR\x02by\"i\n" +
+	"\x0eReconcileReply\x128\n" +
+	"\achanges\x18\x01 \x03(\v2\x1e.waggle.control.v1.RouteChangeR\achanges\x12\x1d\n" +
+	"\n" +
+	"next_range\x18\x02 \x01(\x04R\tnextRange\"\x9d\x01\n" +
+	"\vRouteChange\x12\x14\n" +
+	"\x05range\x18\x01 \x01(\x04R\x05range\x12\x19\n" +
+	"\bold_cell\x18\x02 \x01(\tR\aoldCell\x12\x1b\n" +
+	"\told_epoch\x18\x03 \x01(\x04R\boldEpoch\x12\x12\n" +
+	"\x04cell\x18\x04 \x01(\tR\x04cell\x12\x14\n" +
+	"\x05epoch\x18\x05 \x01(\x04R\x05epoch\x12\x16\n" +
+	"\x06voters\x18\x06 \x03(\tR\x06voters\"%\n" +
 	"\x0fShowUserRequest\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\"\xd4\x02\n" +
 	"\rShowUserReply\x12\x12\n" +
@@ -3703,12 +6676,13 @@ const file_proto_control_control_proto_rawDesc = "" +
 	"\bplatform\x18\x02 \x01(\tR\bplatform\x12\x19\n" +
 	"\blogin_ms\x18\x03 \x01(\x03R\aloginMs\x12#\n" +
 	"\rconfirmed_pts\x18\x04 \x01(\x04R\fconfirmedPts\x12\x14\n" +
-	"\x05ended\x18\x05 \x01(\bR\x05ended\"e\n" +
+	"\x05ended\x18\x05 \x01(\bR\x05ended\"u\n" +
 	"\x15DisconnectUserRequest\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x1f\n" +
 	"\vend_devices\x18\x02 \x01(\bR\n" +
 	"endDevices\x12\x17\n" +
-	"\adry_run\x18\x03 \x01(\bR\x06dryRun\"z\n" +
+	"\adry_run\x18\x03 \x01(\bR\x06dryRun\x12\x0e\n" +
+	"\x02by\x182 \x01(\tR\x02by\"z\n" +
 	"\x13DisconnectUserReply\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\x04R\x04user\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -3728,14 +6702,22 @@ const file_proto_control_control_proto_rawDesc = "" +
 	"\rrefresh_token\x18\x04 \x01(\tR\frefreshToken\x12\x12\n" +
 	"\x04code\x18\x05 \x01(\rR\x04code\x12\x18\n" +
 	"\amessage\x18\x06 \x01(\tR\amessage\x12\x16\n" +
-	"\x06device\x18\a \x01(\tR\x06device\"\x97\x01\n" +
+	"\x06device\x18\a \x01(\tR\x06device\"\xa0\x02\n" +
 	"\n" +
 	"CellRecord\x12\x12\n" +
 	"\x04cell\x18\x01 \x01(\tR\x04cell\x12\x19\n" +
 	"\badded_ms\x18\x02 \x01(\x03R\aaddedMs\x12!\n" +
 	"\fmax_sessions\x18\x03 \x01(\x04R\vmaxSessions\x12\x1b\n" +
 	"\tmax_bytes\x18\x04 \x01(\x04R\bmaxBytes\x12\x1a\n" +
-	"\breplicas\x18\x05 \x01(\rR\breplicas\"\x92\x02\n" +
+	"\breplicas\x18\x05 \x01(\rR\breplicas\x12\x14\n" +
+	"\x05state\x18( \x01(\tR\x05state\x122\n" +
+	"\x16drain_rate_bytes_per_s\x18) \x01(\x04R\x12drainRateBytesPerS\x12=\n" +
+	"\vnode_drains\x18* \x03(\v2\x1c.waggle.control.v1.NodeDrainR\n" +
+	"nodeDrains\"b\n" +
+	"\tNodeDrain\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12'\n" +
+	"\x10rate_bytes_per_s\x18\x02 \x01(\x04R\rrateBytesPerS\x12\x18\n" +
+	"\areplace\x18\x03 \x01(\bR\areplace\"\xf6\x03\n" +
 	"\n" +
 	"NodeRecord\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
@@ -3750,14 +6732,31 @@ const file_proto_control_control_proto_rawDesc = "" +
 	"\aversion\x18\n" +
 	" \x01(\tR\aversion\x12\x1d\n" +
 	"\n" +
-	"started_ms\x18\v \x01(\x03R\tstartedMs\"\x92\x01\n" +
+	"started_ms\x18\v \x01(\x03R\tstartedMs\x12\x1d\n" +
+	"\n" +
+	"files_addr\x18\x1e \x01(\tR\tfilesAddr\x12\x1b\n" +
+	"\trtsp_addr\x18< \x01(\tR\brtspAddr\x12\x1b\n" +
+	"\trtmp_addr\x18= \x01(\tR\brtmpAddr\x12#\n" +
+	"\rseen_revision\x18( \x01(\x03R\fseenRevision\x12\x1e\n" +
+	"\n" +
+	"reconciled\x18* \x01(\x04R\n" +
+	"reconciled\x12\x18\n" +
+	"\aleaving\x18) \x01(\bR\aleaving\x12\x14\n" +
+	"\x05rules\x182 \x01(\rR\x05rules\x12\x14\n" +
+	"\x05plain\x183 \x01(\tR\x05plain\"a\n" +
+	"\n" +
+	"EdgeRecord\x12\x12\n" +
+	"\x04edge\x18\x01 \x01(\tR\x04edge\x12\x14\n" +
+	"\x05drain\x18\x02 \x01(\bR\x05drain\x12\x19\n" +
+	"\bsince_ms\x18\x03 \x01(\x03R\asinceMs\x12\x0e\n" +
+	"\x02by\x18\x04 \x01(\tR\x02by\"\x92\x01\n" +
 	"\x04Load\x12\x1a\n" +
 	"\bsessions\x18\x01 \x01(\x04R\bsessions\x12\x16\n" +
 	"\x06ranges\x18\x02 \x01(\x04R\x06ranges\x12\x18\n" +
 	"\aleaders\x18\x03 \x01(\x04R\aleaders\x12\x14\n" +
 	"\x05users\x18\x04 \x01(\x04R\x05users\x12\x14\n" +
 	"\x05bytes\x18\x05 \x01(\x04R\x05bytes\x12\x10\n" +
-	"\x03cpu\x18\x06 \x01(\x01R\x03cpu\"\xda\x01\n" +
+	"\x03cpu\x18\x06 \x01(\x01R\x03cpu\"\xa8\x02\n" +
 	"\vRangeRecord\x12\x14\n" +
 	"\x05range\x18\x01 \x01(\x04R\x05range\x12\x12\n" +
 	"\x04cell\x18\x02 \x01(\tR\x04cell\x12\x14\n" +
@@ -3765,15 +6764,69 @@ const file_proto_control_control_proto_rawDesc = "" +
 	"\breplicas\x18\x04 \x03(\v2\x1f.waggle.control.v1.RangeReplicaR\breplicas\x12\x12\n" +
 	"\x04open\x18\x05 \x01(\bR\x04open\x12 \n" +
 	"\vincarnation\x18\x06 \x01(\fR\vincarnation\x12\x18\n" +
-	"\acreated\x18\a \x01(\bR\acreated\"2\n" +
+	"\acreated\x18\a \x01(\bR\acreated\x12\x1e\n" +
+	"\n" +
+	"recovering\x18( \x01(\bR\n" +
+	"recovering\x12\x14\n" +
+	"\x05rules\x182 \x01(\rR\x05rules\x12\x16\n" +
+	"\x06canary\x183 \x01(\bR\x06canary\"2\n" +
 	"\fRangeReplica\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
-	"\x04node\x18\x02 \x01(\tR\x04node\"W\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\"A\n" +
+	"\fFrozenRecord\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x19\n" +
+	"\bsince_ms\x18\x02 \x01(\x03R\asinceMs\"W\n" +
 	"\tKeyRecord\x12\x10\n" +
 	"\x03kid\x18\x01 \x01(\tR\x03kid\x12\x1d\n" +
 	"\n" +
 	"public_key\x18\x02 \x01(\fR\tpublicKey\x12\x19\n" +
-	"\badded_ms\x18\x03 \x01(\x03R\aaddedMs2\xf1\a\n" +
+	"\badded_ms\x18\x03 \x01(\x03R\aaddedMs\"\xad\x05\n" +
+	"\n" +
+	"MoveRecord\x12\x12\n" +
+	"\x04move\x18\x01 \x01(\tR\x04move\x12\x14\n" +
+	"\x05range\x18\x02 \x01(\x04R\x05range\x12\x12\n" +
+	"\x04from\x18\x03 \x01(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x04 \x01(\tR\x02to\x12\x14\n" +
+	"\x05epoch\x18\x05 \x01(\x04R\x05epoch\x121\n" +
+	"\x03add\x18\x06 \x03(\v2\x1f.waggle.control.v1.RangeReplicaR\x03add\x123\n" +
+	"\x04drop\x18\a \x03(\v2\x1f.waggle.control.v1.RangeReplicaR\x04drop\x12\x1d\n" +
+	"\n" +
+	"standby_ms\x18\b \x01(\x03R\tstandbyMs\x12'\n" +
+	"\x10rate_bytes_per_s\x18\t \x01(\x04R\rrateBytesPerS\x12\x1d\n" +
+	"\n" +
+	"started_ms\x18\n" +
+	" \x01(\x03R\tstartedMs\x12\x0e\n" +
+	"\x02by\x18\v \x01(\tR\x02by\x12\x16\n" +
+	"\x06reason\x18\f \x01(\tR\x06reason\x12\x14\n" +
+	"\x05state\x18\r \x01(\tR\x05state\x12\x19\n" +
+	"\bsince_ms\x18\x0e \x01(\x03R\asinceMs\x12\x18\n" +
+	"\aversion\x18\x0f \x01(\x04R\aversion\x12\x1f\n" +
+	"\vowned_epoch\x18\x10 \x01(\x04R\n" +
+	"ownedEpoch\x12(\n" +
+	"\x10standby_until_ms\x18\x11 \x01(\x03R\x0estandbyUntilMs\x12\x18\n" +
+	"\acleared\x18\x12 \x03(\x04R\acleared\x12\x12\n" +
+	"\x04wait\x18\x13 \x01(\tR\x04wait\x12\x19\n" +
+	"\bpause_us\x18\x14 \x01(\x03R\apauseUs\x12\x16\n" +
+	"\x06cancel\x18\x15 \x01(\bR\x06cancel\x12\x16\n" +
+	"\x06revert\x18\x16 \x01(\bR\x06revert\x12\x1f\n" +
+	"\vreverted_by\x18\x17 \x01(\tR\n" +
+	"revertedBy\x12\x14\n" +
+	"\x05cause\x18\x18 \x01(\tR\x05cause\"\xc2\x01\n" +
+	"\fCanaryRecord\x12\x14\n" +
+	"\x05range\x18\x01 \x01(\x04R\x05range\x12\x16\n" +
+	"\x06rounds\x18\x02 \x01(\x04R\x06rounds\x12\x1a\n" +
+	"\bfailures\x18\x03 \x01(\x04R\bfailures\x12\x17\n" +
+	"\alast_ms\x18\x04 \x01(\x03R\x06lastMs\x12\x1d\n" +
+	"\n" +
+	"slowest_us\x18\x05 \x01(\x03R\tslowestUs\x12\x1a\n" +
+	"\bmessages\x18\x06 \x01(\x04R\bmessages\x12\x14\n" +
+	"\x05error\x18\a \x01(\tR\x05error\"\x84\x01\n" +
+	"\vAuditRecord\x12\x17\n" +
+	"\atime_ms\x18\x01 \x01(\x03R\x06timeMs\x12\x10\n" +
+	"\x03who\x18\x02 \x01(\tR\x03who\x12\x12\n" +
+	"\x04verb\x18\x03 \x01(\tR\x04verb\x12\x1c\n" +
+	"\targuments\x18\x04 \x01(\tR\targuments\x12\x18\n" +
+	"\aoutcome\x18\x05 \x01(\tR\aoutcome2\xf1\a\n" +
 	"\bAccounts\x12G\n" +
 	"\x05Login\x12\x1f.waggle.control.v1.LoginRequest\x1a\x1d.waggle.control.v1.LoginReply\x12J\n" +
 	"\x06Logout\x12 .waggle.control.v1.LogoutRequest\x1a\x1e.waggle.control.v1.LogoutReply\x12P\n" +
@@ -3788,7 +6841,7 @@ const file_proto_control_control_proto_rawDesc = "" +
 	"\tSetupTOTP\x12\x1e.waggle.control.v1.TOTPRequest\x1a!.waggle.control.v1.SetupTOTPReply\x12P\n" +
 	"\n" +
 	"EnableTOTP\x12\x1e.waggle.control.v1.TOTPRequest\x1a\".waggle.control.v1.EnableTOTPReply\x12R\n" +
-	"\vDisableTOTP\x12\x1e.waggle.control.v1.TOTPRequest\x1a#.waggle.control.v1.DisableTOTPReply2\x8f\x06\n" +
+	"\vDisableTOTP\x12\x1e.waggle.control.v1.TOTPRequest\x1a#.waggle.control.v1.DisableTOTPReply2\xb8\x0f\n" +
 	"\bOperator\x12J\n" +
 	"\x06Status\x12 .waggle.control.v1.StatusRequest\x1a\x1e.waggle.control.v1.StatusReply\x12S\n" +
 	"\tListCells\x12#.waggle.control.v1.ListCellsRequest\x1a!.waggle.control.v1.ListCellsReply\x12M\n" +
@@ -3796,7 +6849,24 @@ const file_proto_control_control_proto_rawDesc = "" +
 	"\tListNodes\x12#.waggle.control.v1.ListNodesRequest\x1a!.waggle.control.v1.ListNodesReply\x12S\n" +
 	"\tListEdges\x12#.waggle.control.v1.ListEdgesRequest\x1a!.waggle.control.v1.ListEdgesReply\x12V\n" +
 	"\n" +
-	"ListRanges\x12$.waggle.control.v1.ListRangesRequest\x1a\".waggle.control.v1.ListRangesReply\x12P\n" +
+	"ListRanges\x12$.waggle.control.v1.ListRangesRequest\x1a\".waggle.control.v1.ListRangesReply\x12S\n" +
+	"\tMoveRange\x12#.waggle.control.v1.MoveRangeRequest\x1a!.waggle.control.v1.MoveRangeReply\x12S\n" +
+	"\tListMoves\x12#.waggle.control.v1.ListMovesRequest\x1a!.waggle.control.v1.ListMovesReply\x12J\n" +
+	"\n" +
+	"CancelMove\x12\x1e.waggle.control.v1.MoveRequest\x1a\x1c.waggle.control.v1.MoveReply\x12J\n" +
+	"\n" +
+	"RevertMove\x12\x1e.waggle.control.v1.MoveRequest\x1a\x1c.waggle.control.v1.MoveReply\x12O\n" +
+	"\tDrainCell\x12#.waggle.control.v1.DrainCellRequest\x1a\x1d.waggle.control.v1.DrainReply\x12V\n" +
+	"\n" +
+	"RemoveCell\x12$.waggle.control.v1.RemoveCellRequest\x1a\".waggle.control.v1.RemoveCellReply\x12O\n" +
+	"\tDrainNode\x12#.waggle.control.v1.DrainNodeRequest\x1a\x1d.waggle.control.v1.DrainReply\x12S\n" +
+	"\tDrainEdge\x12#.waggle.control.v1.DrainEdgeRequest\x1a!.waggle.control.v1.DrainEdgeReply\x12S\n" +
+	"\tRebalance\x12#.waggle.control.v1.RebalanceRequest\x1a!.waggle.control.v1.RebalanceReply\x12^\n" +
+	"\fRunRebalance\x12&.waggle.control.v1.RunRebalanceRequest\x1a$.waggle.control.v1.RebalanceProgress0\x01\x12S\n" +
+	"\tListAudit\x12#.waggle.control.v1.ListAuditRequest\x1a!.waggle.control.v1.ListAuditReply\x12Y\n" +
+	"\vVerifyRange\x12%.waggle.control.v1.VerifyRangeRequest\x1a#.waggle.control.v1.VerifyRangeReply\x12\\\n" +
+	"\fRecoverRange\x12&.waggle.control.v1.RecoverRangeRequest\x1a$.waggle.control.v1.RecoverRangeReply\x12S\n" +
+	"\tReconcile\x12#.waggle.control.v1.ReconcileRequest\x1a!.waggle.control.v1.ReconcileReply\x12P\n" +
 	"\bShowUser\x12\".waggle.control.v1.ShowUserRequest\x1a .waggle.control.v1.ShowUserReply\x12b\n" +
 	"\x0eDisconnectUser\x12(.waggle.control.v1.DisconnectUserRequest\x1a&.waggle.control.v1.DisconnectUserReply\x12[\n" +
 	"\vAddAccounts\x12$.waggle.control.v1.AddAccountRequest\x1a\".waggle.control.v1.AddAccountReply(\x010\x01B5Z3github.com/waggle-im/waggle/proto/control;controlpbb\x06proto3"
@@ -3813,7 +6883,7 @@ func file_proto_control_control_proto_rawDescGZIP() []byte {
 	return file_proto_control_control_proto_rawDescData
 }
 
-var file_proto_control_control_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
+var file_proto_control_control_proto_msgTypes = make([]protoimpl.MessageInfo, 90)
 var file_proto_control_control_proto_goTypes = []any{
 	(*LoginRequest)(nil),          // 0: waggle.control.v1.LoginRequest
 	(*LoginReply)(nil),            // 1: waggle.control.v1.LoginReply
@@ -3855,20 +6925,56 @@ var file_proto_control_control_proto_goTypes = []any{
 	(*ListRangesRequest)(nil),     // 37: waggle.control.v1.ListRangesRequest
 	(*ListRangesReply)(nil),       // 38: waggle.control.v1.ListRangesReply
 	(*RangeStatus)(nil),           // 39: waggle.control.v1.RangeStatus
-	(*ShowUserRequest)(nil),       // 40: waggle.control.v1.ShowUserRequest
-	(*ShowUserReply)(nil),         // 41: waggle.control.v1.ShowUserReply
-	(*UserSession)(nil),           // 42: waggle.control.v1.UserSession
-	(*UserDevice)(nil),            // 43: waggle.control.v1.UserDevice
-	(*DisconnectUserRequest)(nil), // 44: waggle.control.v1.DisconnectUserRequest
-	(*DisconnectUserReply)(nil),   // 45: waggle.control.v1.DisconnectUserReply
-	(*AddAccountRequest)(nil),     // 46: waggle.control.v1.AddAccountRequest
-	(*AddAccountReply)(nil),       // 47: waggle.control.v1.AddAccountReply
-	(*CellRecord)(nil),            // 48: waggle.control.v1.CellRecord
-	(*NodeRecord)(nil),            // 49: waggle.control.v1.NodeRecord
-	(*Load)(nil),                  // 50: waggle.control.v1.Load
-	(*RangeRecord)(nil),           // 51: waggle.control.v1.RangeRecord
-	(*RangeReplica)(nil),          // 52: waggle.control.v1.RangeReplica
-	(*KeyRecord)(nil),             // 53: waggle.control.v1.KeyRecord
+	(*MoveRangeRequest)(nil),      // 40: waggle.control.v1.MoveRangeRequest
+	(*MoveRangeReply)(nil),        // 41: waggle.control.v1.MoveRangeReply
+	(*MoveEstimate)(nil),          // 42: waggle.control.v1.MoveEstimate
+	(*MoveStatus)(nil),            // 43: waggle.control.v1.MoveStatus
+	(*ListMovesRequest)(nil),      // 44: waggle.control.v1.ListMovesRequest
+	(*ListMovesReply)(nil),        // 45: waggle.control.v1.ListMovesReply
+	(*MoveRequest)(nil),           // 46: waggle.control.v1.MoveRequest
+	(*MoveReply)(nil),             // 47: waggle.control.v1.MoveReply
+	(*DrainCellRequest)(nil),      // 48: waggle.control.v1.DrainCellRequest
+	(*DrainNodeRequest)(nil),      // 49: waggle.control.v1.DrainNodeRequest
+	(*DrainReply)(nil),            // 50: waggle.control.v1.DrainReply
+	(*PlannedMove)(nil),           // 51: waggle.control.v1.PlannedMove
+	(*DrainEdgeRequest)(nil),      // 52: waggle.control.v1.DrainEdgeRequest
+	(*DrainEdgeReply)(nil),        // 53: waggle.control.v1.DrainEdgeReply
+	(*RemoveCellRequest)(nil),     // 54: waggle.control.v1.RemoveCellRequest
+	(*RemoveCellReply)(nil),       // 55: waggle.control.v1.RemoveCellReply
+	(*RebalanceRequest)(nil),      // 56: waggle.control.v1.RebalanceRequest
+	(*RebalanceReply)(nil),        // 57: waggle.control.v1.RebalanceReply
+	(*RunRebalanceRequest)(nil),   // 58: waggle.control.v1.RunRebalanceRequest
+	(*RebalanceProgress)(nil),     // 59: waggle.control.v1.RebalanceProgress
+	(*ListAuditRequest)(nil),      // 60: waggle.control.v1.ListAuditRequest
+	(*ListAuditReply)(nil),        // 61: waggle.control.v1.ListAuditReply
+	(*VerifyRangeRequest)(nil),    // 62: waggle.control.v1.VerifyRangeRequest
+	(*VerifyRangeReply)(nil),      // 63: waggle.control.v1.VerifyRangeReply
+	(*ReplicaDigest)(nil),         // 64: waggle.control.v1.ReplicaDigest
+	(*RecoverRangeRequest)(nil),   // 65: waggle.control.v1.RecoverRangeRequest
+	(*RecoverRangeReply)(nil),     // 66: waggle.control.v1.RecoverRangeReply
+	(*ReconcileRequest)(nil),      // 67: waggle.control.v1.ReconcileRequest
+	(*ReconcileReply)(nil),        // 68: waggle.control.v1.ReconcileReply
+	(*RouteChange)(nil),           // 69: waggle.control.v1.RouteChange
+	(*ShowUserRequest)(nil),       // 70: waggle.control.v1.ShowUserRequest
+	(*ShowUserReply)(nil),         // 71: waggle.control.v1.ShowUserReply
+	(*UserSession)(nil),           // 72: waggle.control.v1.UserSession
+	(*UserDevice)(nil),            // 73: waggle.control.v1.UserDevice
+	(*DisconnectUserRequest)(nil), // 74: waggle.control.v1.DisconnectUserRequest
+	(*DisconnectUserReply)(nil),   // 75: waggle.control.v1.DisconnectUserReply
+	(*AddAccountRequest)(nil),     // 76: waggle.control.v1.AddAccountRequest
+	(*AddAccountReply)(nil),       // 77: waggle.control.v1.AddAccountReply
+	(*CellRecord)(nil),            // 78: waggle.control.v1.CellRecord
+	(*NodeDrain)(nil),             // 79: waggle.control.v1.NodeDrain
+	(*NodeRecord)(nil),            // 80: waggle.control.v1.NodeRecord
+	(*EdgeRecord)(nil),            // 81: waggle.control.v1.EdgeRecord
+	(*Load)(nil),                  // 82: waggle.control.v1.Load
+	(*RangeRecord)(nil),           // 83: waggle.control.v1.RangeRecord
+	(*RangeReplica)(nil),          // 84: waggle.control.v1.RangeReplica
+	(*FrozenRecord)(nil),          // 85: waggle.control.v1.FrozenRecord
+	(*KeyRecord)(nil),             // 86: waggle.control.v1.KeyRecord
+	(*MoveRecord)(nil),            // 87: waggle.control.v1.MoveRecord
+	(*CanaryRecord)(nil),          // 88: waggle.control.v1.CanaryRecord
+	(*AuditRecord)(nil),           // 89: waggle.control.v1.AuditRecord
 }
 var file_proto_control_control_proto_depIdxs = []int32{
 	2,  // 0: waggle.control.v1.LoginReply.edges:type_name -> waggle.control.v1.EdgeAddress
@@ -3876,62 +6982,108 @@ var file_proto_control_control_proto_depIdxs = []int32{
 	28, // 2: waggle.control.v1.StatusReply.cells:type_name -> waggle.control.v1.CellStatus
 	33, // 3: waggle.control.v1.StatusReply.nodes:type_name -> waggle.control.v1.NodeStatus
 	36, // 4: waggle.control.v1.StatusReply.edges:type_name -> waggle.control.v1.EdgeStatus
-	28, // 5: waggle.control.v1.ListCellsReply.cells:type_name -> waggle.control.v1.CellStatus
-	28, // 6: waggle.control.v1.AddCellReply.cell:type_name -> waggle.control.v1.CellStatus
-	33, // 7: waggle.control.v1.ListNodesReply.nodes:type_name -> waggle.control.v1.NodeStatus
-	36, // 8: waggle.control.v1.ListEdgesReply.edges:type_name -> waggle.control.v1.EdgeStatus
-	39, // 9: waggle.control.v1.ListRangesReply.ranges:type_name -> waggle.control.v1.RangeStatus
-	42, // 10: waggle.control.v1.ShowUserReply.sessions:type_name -> waggle.control.v1.UserSession
-	43, // 11: waggle.control.v1.ShowUserReply.devices:type_name -> waggle.control.v1.UserDevice
-	50, // 12: waggle.control.v1.NodeRecord.load:type_name -> waggle.control.v1.Load
-	52, // 13: waggle.control.v1.RangeRecord.replicas:type_name -> waggle.control.v1.RangeReplica
-	0,  // 14: waggle.control.v1.Accounts.Login:input_type -> waggle.control.v1.LoginRequest
-	3,  // 15: waggle.control.v1.Accounts.Logout:input_type -> waggle.control.v1.LogoutRequest
-	5,  // 16: waggle.control.v1.Accounts.FindUser:input_type -> waggle.control.v1.FindUserRequest
-	7,  // 17: waggle.control.v1.Accounts.FindPeople:input_type -> waggle.control.v1.FindPeopleRequest
-	10, // 18: waggle.control.v1.Accounts.SendCode:input_type -> waggle.control.v1.SendCodeRequest
-	12, // 19: waggle.control.v1.Accounts.Register:input_type -> waggle.control.v1.RegisterRequest
-	14, // 20: waggle.control.v1.Accounts.CheckAccount:input_type -> waggle.control.v1.CheckAccountRequest
-	16, // 21: waggle.control.v1.Accounts.ResetPassword:input_type -> waggle.control.v1.ResetPasswordRequest
-	18, // 22: waggle.control.v1.Accounts.Refresh:input_type -> waggle.control.v1.RefreshRequest
-	20, // 23: waggle.control.v1.Accounts.SetupTOTP:input_type -> waggle.control.v1.TOTPRequest
-	20, // 24: waggle.control.v1.Accounts.EnableTOTP:input_type -> waggle.control.v1.TOTPRequest
-	20, // 25: waggle.control.v1.Accounts.DisableTOTP:input_type -> waggle.control.v1.TOTPRequest
-	24, // 26: waggle.control.v1.Operator.Status:input_type -> waggle.control.v1.StatusRequest
-	26, // 27: waggle.control.v1.Operator.ListCells:input_type -> waggle.control.v1.ListCellsRequest
-	29, // 28: waggle.control.v1.Operator.AddCell:input_type -> waggle.control.v1.AddCellRequest
-	31, // 29: waggle.control.v1.Operator.ListNodes:input_type -> waggle.control.v1.ListNodesRequest
-	34, // 30: waggle.control.v1.Operator.ListEdges:input_type -> waggle.control.v1.ListEdgesRequest
-	37, // 31: waggle.control.v1.Operator.ListRanges:input_type -> waggle.control.v1.ListRangesRequest
-	40, // 32: waggle.control.v1.Operator.ShowUser:input_type -> waggle.control.v1.ShowUserRequest
-	44, // 33: waggle.control.v1.Operator.DisconnectUser:input_type -> waggle.control.v1.DisconnectUserRequest
-	46, // 34: waggle.control.v1.Operator.AddAccounts:input_type -> waggle.control.v1.AddAccountRequest
-	1,  // 35: waggle.control.v1.Accounts.Login:output_type -> waggle.control.v1.LoginReply
-	4,  // 36: waggle.control.v1.Accounts.Logout:output_type -> waggle.control.v1.LogoutReply
-	6,  // 37: waggle.control.v1.Accounts.FindUser:output_type -> waggle.control.v1.FindUserReply
-	8,  // 38: waggle.control.v1.Accounts.FindPeople:output_type -> waggle.control.v1.FindPeopleReply
-	11, // 39: waggle.control.v1.Accounts.SendCode:output_type -> waggle.control.v1.SendCodeReply
-	13, // 40: waggle.control.v1.Accounts.Register:output_type -> waggle.control.v1.RegisterReply
-	15, // 41: waggle.control.v1.Accounts.CheckAccount:output_type -> waggle.control.v1.CheckAccountReply
-	17, // 42: waggle.control.v1.Accounts.ResetPassword:output_type -> waggle.control.v1.ResetPasswordReply
-	19, // 43: waggle.control.v1.Accounts.Refresh:output_type -> waggle.control.v1.RefreshReply
-	21, // 44: waggle.control.v1.Accounts.SetupTOTP:output_type -> waggle.control.v1.SetupTOTPReply
-	22, // 45: waggle.control.v1.Accounts.EnableTOTP:output_type -> waggle.control.v1.EnableTOTPReply
-	23, // 46: waggle.control.v1.Accounts.DisableTOTP:output_type -> waggle.control.v1.DisableTOTPReply
-	25, // 47: waggle.control.v1.Operator.Status:output_type -> waggle.control.v1.StatusReply
-	27, // 48: waggle.control.v1.Operator.ListCells:output_type -> waggle.control.v1.ListCellsReply
-	30, // 49: waggle.control.v1.Operator.AddCell:output_type -> waggle.control.v1.AddCellReply
-	32, // 50: waggle.control.v1.Operator.ListNodes:output_type -> waggle.control.v1.ListNodesReply
-	35, // 51: waggle.control.v1.Operator.ListEdges:output_type -> waggle.control.v1.ListEdgesReply
-	38, // 52: waggle.control.v1.Operator.ListRanges:output_type -> waggle.control.v1.ListRangesReply
-	41, // 53: waggle.control.v1.Operator.ShowUser:output_type -> waggle.control.v1.ShowUserReply
-	45, // 54: waggle.control.v1.Operator.DisconnectUser:output_type -> waggle.control.v1.DisconnectUserReply
-	47, // 55: waggle.control.v1.Operator.AddAccounts:output_type -> waggle.control.v1.AddAccountReply
-	35, // [35:56] is the sub-list for method output_type
-	14, // [14:35] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	43, // 5: waggle.control.v1.StatusReply.moves:type_name -> waggle.control.v1.MoveStatus
+	88, // 6: waggle.control.v1.StatusReply.canary:type_name -> waggle.control.v1.CanaryRecord
+	28, // 7: waggle.control.v1.ListCellsReply.cells:type_name -> waggle.control.v1.CellStatus
+	28, // 8: waggle.control.v1.AddCellReply.cell:type_name -> waggle.control.v1.CellStatus
+	33, // 9: waggle.control.v1.ListNodesReply.nodes:type_name -> waggle.control.v1.NodeStatus
+	36, // 10: waggle.control.v1.ListEdgesReply.edges:type_name -> waggle.control.v1.EdgeStatus
+	39, // 11: waggle.control.v1.ListRangesReply.ranges:type_name -> waggle.control.v1.RangeStatus
+	43, // 12: waggle.control.v1.MoveRangeReply.move:type_name -> waggle.control.v1.MoveStatus
+	42, // 13: waggle.control.v1.MoveRangeReply.estimate:type_name -> waggle.control.v1.MoveEstimate
+	43, // 14: waggle.control.v1.ListMovesReply.moves:type_name -> waggle.control.v1.MoveStatus
+	43, // 15: waggle.control.v1.MoveReply.move:type_name -> waggle.control.v1.MoveStatus
+	51, // 16: waggle.control.v1.DrainReply.moves:type_name -> waggle.control.v1.PlannedMove
+	36, // 17: waggle.control.v1.DrainEdgeReply.edge:type_name -> waggle.control.v1.EdgeStatus
+	51, // 18: waggle.control.v1.RebalanceReply.moves:type_name -> waggle.control.v1.PlannedMove
+	43, // 19: waggle.control.v1.RebalanceProgress.move:type_name -> waggle.control.v1.MoveStatus
+	89, // 20: waggle.control.v1.ListAuditReply.records:type_name -> waggle.control.v1.AuditRecord
+	64, // 21: waggle.control.v1.VerifyRangeReply.replicas:type_name -> waggle.control.v1.ReplicaDigest
+	84, // 22: waggle.control.v1.RecoverRangeReply.answered:type_name -> waggle.control.v1.RangeReplica
+	84, // 23: waggle.control.v1.RecoverRangeReply.silent:type_name -> waggle.control.v1.RangeReplica
+	69, // 24: waggle.control.v1.ReconcileReply.changes:type_name -> waggle.control.v1.RouteChange
+	72, // 25: waggle.control.v1.ShowUserReply.sessions:type_name -> waggle.control.v1.UserSession
+	73, // 26: waggle.control.v1.ShowUserReply.devices:type_name -> waggle.control.v1.UserDevice
+	79, // 27: waggle.control.v1.CellRecord.node_drains:type_name -> waggle.control.v1.NodeDrain
+	82, // 28: waggle.control.v1.NodeRecord.load:type_name -> waggle.control.v1.Load
+	84, // 29: waggle.control.v1.RangeRecord.replicas:type_name -> waggle.control.v1.RangeReplica
+	84, // 30: waggle.control.v1.MoveRecord.add:type_name -> waggle.control.v1.RangeReplica
+	84, // 31: waggle.control.v1.MoveRecord.drop:type_name -> waggle.control.v1.RangeReplica
+	0,  // 32: waggle.control.v1.Accounts.Login:input_type -> waggle.control.v1.LoginRequest
+	3,  // 33: waggle.control.v1.Accounts.Logout:input_type -> waggle.control.v1.LogoutRequest
+	5,  // 34: waggle.control.v1.Accounts.FindUser:input_type -> waggle.control.v1.FindUserRequest
+	7,  // 35: waggle.control.v1.Accounts.FindPeople:input_type -> waggle.control.v1.FindPeopleRequest
+	10, // 36: waggle.control.v1.Accounts.SendCode:input_type -> waggle.control.v1.SendCodeRequest
+	12, // 37: waggle.control.v1.Accounts.Register:input_type -> waggle.control.v1.RegisterRequest
+	14, // 38: waggle.control.v1.Accounts.CheckAccount:input_type -> waggle.control.v1.CheckAccountRequest
+	16, // 39: waggle.control.v1.Accounts.ResetPassword:input_type -> waggle.control.v1.ResetPasswordRequest
+	18, // 40: waggle.control.v1.Accounts.Refresh:input_type -> waggle.control.v1.RefreshRequest
+	20, // 41: waggle.control.v1.Accounts.SetupTOTP:input_type -> waggle.control.v1.TOTPRequest
+	20, // 42: waggle.control.v1.Accounts.EnableTOTP:input_type -> waggle.control.v1.TOTPRequest
+	20, // 43: waggle.control.v1.Accounts.DisableTOTP:input_type -> waggle.control.v1.TOTPRequest
+	24, // 44: waggle.control.v1.Operator.Status:input_type -> waggle.control.v1.StatusRequest
+	26, // 45: waggle.control.v1.Operator.ListCells:input_type -> waggle.control.v1.ListCellsRequest
+	29, // 46: waggle.control.v1.Operator.AddCell:input_type -> waggle.control.v1.AddCellRequest
+	31, // 47: waggle.control.v1.Operator.ListNodes:input_type -> waggle.control.v1.ListNodesRequest
+	34, // 48: waggle.control.v1.Operator.ListEdges:input_type -> waggle.control.v1.ListEdgesRequest
+	37, // 49: waggle.control.v1.Operator.ListRanges:input_type -> waggle.control.v1.ListRangesRequest
+	40, // 50: waggle.control.v1.Operator.MoveRange:input_type -> waggle.control.v1.MoveRangeRequest
+	44, // 51: waggle.control.v1.Operator.ListMoves:input_type -> waggle.control.v1.ListMovesRequest
+	46, // 52: waggle.control.v1.Operator.CancelMove:input_type -> waggle.control.v1.MoveRequest
+	46, // 53: waggle.control.v1.Operator.RevertMove:input_type -> waggle.control.v1.MoveRequest
+	48, // 54: waggle.control.v1.Operator.DrainCell:input_type -> waggle.control.v1.DrainCellRequest
+	54, // 55: waggle.control.v1.Operator.RemoveCell:input_type -> waggle.control.v1.RemoveCellRequest
+	49, // 56: waggle.control.v1.Operator.DrainNode:input_type -> waggle.control.v1.DrainNodeRequest
+	52, // 57: waggle.control.v1.Operator.DrainEdge:input_type -> waggle.control.v1.DrainEdgeRequest
+	56, // 58: waggle.control.v1.Operator.Rebalance:input_type -> waggle.control.v1.RebalanceRequest
+	58, // 59: waggle.control.v1.Operator.RunRebalance:input_type -> waggle.control.v1.RunRebalanceRequest
+	60, // 60: waggle.control.v1.Operator.ListAudit:input_type -> waggle.control.v1.ListAuditRequest
+	62, // 61: waggle.control.v1.Operator.VerifyRange:input_type -> waggle.control.v1.VerifyRangeRequest
+	65, // 62: waggle.control.v1.Operator.RecoverRange:input_type -> waggle.control.v1.RecoverRangeRequest
+	67, // 63: waggle.control.v1.Operator.Reconcile:input_type -> waggle.control.v1.ReconcileRequest
+	70, // 64: waggle.control.v1.Operator.ShowUser:input_type -> waggle.control.v1.ShowUserRequest
+	74, // 65: waggle.control.v1.Operator.DisconnectUser:input_type -> waggle.control.v1.DisconnectUserRequest
+	76, // 66: waggle.control.v1.Operator.AddAccounts:input_type -> waggle.control.v1.AddAccountRequest
+	1,  // 67: waggle.control.v1.Accounts.Login:output_type -> waggle.control.v1.LoginReply
+	4,  // 68: waggle.control.v1.Accounts.Logout:output_type -> waggle.control.v1.LogoutReply
+	6,  // 69: waggle.control.v1.Accounts.FindUser:output_type -> waggle.control.v1.FindUserReply
+	8,  // 70: waggle.control.v1.Accounts.FindPeople:output_type -> waggle.control.v1.FindPeopleReply
+	11, // 71: waggle.control.v1.Accounts.SendCode:output_type -> waggle.control.v1.SendCodeReply
+	13, // 72: waggle.control.v1.Accounts.Register:output_type -> waggle.control.v1.RegisterReply
+	15, // 73: waggle.control.v1.Accounts.CheckAccount:output_type -> waggle.control.v1.CheckAccountReply
+	17, // 74: waggle.control.v1.Accounts.ResetPassword:output_type -> waggle.control.v1.ResetPasswordReply
+	19, // 75: waggle.control.v1.Accounts.Refresh:output_type -> waggle.control.v1.RefreshReply
+	21, // 76: waggle.control.v1.Accounts.SetupTOTP:output_type -> waggle.control.v1.SetupTOTPReply
+	22, // 77: waggle.control.v1.Accounts.EnableTOTP:output_type -> waggle.control.v1.EnableTOTPReply
+	23, // 78: waggle.control.v1.Accounts.DisableTOTP:output_type -> waggle.control.v1.DisableTOTPReply
+	25, // 79: waggle.control.v1.Operator.Status:output_type -> waggle.control.v1.StatusReply
+	27, // 80: waggle.control.v1.Operator.ListCells:output_type -> waggle.control.v1.ListCellsReply
+	30, // 81: waggle.control.v1.Operator.AddCell:output_type -> waggle.control.v1.AddCellReply
+	32, // 82: waggle.control.v1.Operator.ListNodes:output_type -> waggle.control.v1.ListNodesReply
+	35, // 83: waggle.control.v1.Operator.ListEdges:output_type -> waggle.control.v1.ListEdgesReply
+	38, // 84: waggle.control.v1.Operator.ListRanges:output_type -> waggle.control.v1.ListRangesReply
+	41, // 85: waggle.control.v1.Operator.MoveRange:output_type -> waggle.control.v1.MoveRangeReply
+	45, // 86: waggle.control.v1.Operator.ListMoves:output_type -> waggle.control.v1.ListMovesReply
+	47, // 87: waggle.control.v1.Operator.CancelMove:output_type -> waggle.control.v1.MoveReply
+	47, // 88: waggle.control.v1.Operator.RevertMove:output_type -> waggle.control.v1.MoveReply
+	50, // 89: waggle.control.v1.Operator.DrainCell:output_type -> waggle.control.v1.DrainReply
+	55, // 90: waggle.control.v1.Operator.RemoveCell:output_type -> waggle.control.v1.RemoveCellReply
+	50, // 91: waggle.control.v1.Operator.DrainNode:output_type -> waggle.control.v1.DrainReply
+	53, // 92: waggle.control.v1.Operator.DrainEdge:output_type -> waggle.control.v1.DrainEdgeReply
+	57, // 93: waggle.control.v1.Operator.Rebalance:output_type -> waggle.control.v1.RebalanceReply
+	59, // 94: waggle.control.v1.Operator.RunRebalance:output_type -> waggle.control.v1.RebalanceProgress
+	61, // 95: waggle.control.v1.Operator.ListAudit:output_type -> waggle.control.v1.ListAuditReply
+	63, // 96: waggle.control.v1.Operator.VerifyRange:output_type -> waggle.control.v1.VerifyRangeReply
+	66, // 97: waggle.control.v1.Operator.RecoverRange:output_type -> waggle.control.v1.RecoverRangeReply
+	68, // 98: waggle.control.v1.Operator.Reconcile:output_type -> waggle.control.v1.ReconcileReply
+	71, // 99: waggle.control.v1.Operator.ShowUser:output_type -> waggle.control.v1.ShowUserReply
+	75, // 100: waggle.control.v1.Operator.DisconnectUser:output_type -> waggle.control.v1.DisconnectUserReply
+	77, // 101: waggle.control.v1.Operator.AddAccounts:output_type -> waggle.control.v1.AddAccountReply
+	67, // [67:102] is the sub-list for method output_type
+	32, // [32:67] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_proto_control_control_proto_init() }
@@ -3945,7 +7097,7 @@ func file_proto_control_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_control_control_proto_rawDesc), len(file_proto_control_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   54,
+			NumMessages:   90,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

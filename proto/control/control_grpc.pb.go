@@ -570,6 +570,20 @@ const (
 	Operator_ListNodes_FullMethodName      = "/waggle.control.v1.Operator/ListNodes"
 	Operator_ListEdges_FullMethodName      = "/waggle.control.v1.Operator/ListEdges"
 	Operator_ListRanges_FullMethodName     = "/waggle.control.v1.Operator/ListRanges"
+	Operator_MoveRange_FullMethodName      = "/waggle.control.v1.Operator/MoveRange"
+	Operator_ListMoves_FullMethodName      = "/waggle.control.v1.Operator/ListMoves"
+	Operator_CancelMove_FullMethodName     = "/waggle.control.v1.Operator/CancelMove"
+	Operator_RevertMove_FullMethodName     = "/waggle.control.v1.Operator/RevertMove"
+	Operator_DrainCell_FullMethodName      = "/waggle.control.v1.Operator/DrainCell"
+	Operator_RemoveCell_FullMethodName     = "/waggle.control.v1.Operator/RemoveCell"
+	Operator_DrainNode_FullMethodName      = "/waggle.control.v1.Operator/DrainNode"
+	Operator_DrainEdge_FullMethodName      = "/waggle.control.v1.Operator/DrainEdge"
+	Operator_Rebalance_FullMethodName      = "/waggle.control.v1.Operator/Rebalance"
+	Operator_RunRebalance_FullMethodName   = "/waggle.control.v1.Operator/RunRebalance"
+	Operator_ListAudit_FullMethodName      = "/waggle.control.v1.Operator/ListAudit"
+	Operator_VerifyRange_FullMethodName    = "/waggle.control.v1.Operator/VerifyRange"
+	Operator_RecoverRange_FullMethodName   = "/waggle.control.v1.Operator/RecoverRange"
+	Operator_Reconcile_FullMethodName      = "/waggle.control.v1.Operator/Reconcile"
 	Operator_ShowUser_FullMethodName       = "/waggle.control.v1.Operator/ShowUser"
 	Operator_DisconnectUser_FullMethodName = "/waggle.control.v1.Operator/DisconnectUser"
 	Operator_AddAccounts_FullMethodName    = "/waggle.control.v1.Operator/AddAccounts"
@@ -587,6 +601,37 @@ type OperatorClient interface {
 	ListNodes(ctx context.Context, in *ListNodesRequest, opts ...grpc.CallOption) (*ListNodesReply, error)
 	ListEdges(ctx context.Context, in *ListEdgesRequest, opts ...grpc.CallOption) (*ListEdgesReply, error)
 	ListRanges(ctx context.Context, in *ListRangesRequest, opts ...grpc.CallOption) (*ListRangesReply, error)
+	// MoveRange plans the move of a range to another cell, and starts it unless
+	// that is not wanted.
+	MoveRange(ctx context.Context, in *MoveRangeRequest, opts ...grpc.CallOption) (*MoveRangeReply, error)
+	ListMoves(ctx context.Context, in *ListMovesRequest, opts ...grpc.CallOption) (*ListMovesReply, error)
+	// CancelMove ends a move whose range is not changing owner yet.
+	CancelMove(ctx context.Context, in *MoveRequest, opts ...grpc.CallOption) (*MoveReply, error)
+	// RevertMove moves a range back to where it was, while that is kept.
+	RevertMove(ctx context.Context, in *MoveRequest, opts ...grpc.CallOption) (*MoveReply, error)
+	// DrainCell moves every range of a cell away, and keeps new ones out.
+	DrainCell(ctx context.Context, in *DrainCellRequest, opts ...grpc.CallOption) (*DrainReply, error)
+	// RemoveCell forgets a cell that was drained and holds nothing.
+	RemoveCell(ctx context.Context, in *RemoveCellRequest, opts ...grpc.CallOption) (*RemoveCellReply, error)
+	// DrainNode moves every replica of a node to others of its cell.
+	DrainNode(ctx context.Context, in *DrainNodeRequest, opts ...grpc.CallOption) (*DrainReply, error)
+	// DrainEdge sends the sessions of an edge to the others and keeps new ones
+	// out, or takes that back.
+	DrainEdge(ctx context.Context, in *DrainEdgeRequest, opts ...grpc.CallOption) (*DrainEdgeReply, error)
+	// Rebalance plans moves that even out the load of cells.
+	Rebalance(ctx context.Context, in *RebalanceRequest, opts ...grpc.CallOption) (*RebalanceReply, error)
+	// RunRebalance plans and makes such moves, a few at a time, and stops when
+	// people's sends get slow, or when the call ends.
+	RunRebalance(ctx context.Context, in *RunRebalanceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RebalanceProgress], error)
+	// ListAudit reads what operators have asked for.
+	ListAudit(ctx context.Context, in *ListAuditRequest, opts ...grpc.CallOption) (*ListAuditReply, error)
+	// VerifyRange digests every replica of a range at one applied index.
+	VerifyRange(ctx context.Context, in *VerifyRangeRequest, opts ...grpc.CallOption) (*VerifyRangeReply, error)
+	// RecoverRange leaves a range that has lost its majority to one replica.
+	RecoverRange(ctx context.Context, in *RecoverRangeRequest, opts ...grpc.CallOption) (*RecoverRangeReply, error)
+	// Reconcile rebuilds the route table from the nodes' descriptors, after etcd
+	// was restored from a backup.
+	Reconcile(ctx context.Context, in *ReconcileRequest, opts ...grpc.CallOption) (*ReconcileReply, error)
 	ShowUser(ctx context.Context, in *ShowUserRequest, opts ...grpc.CallOption) (*ShowUserReply, error)
 	// DisconnectUser closes the connections of a user, and ends his logins if
 	// that is asked.
@@ -663,6 +708,155 @@ func (c *operatorClient) ListRanges(ctx context.Context, in *ListRangesRequest, 
 	return out, nil
 }
 
+func (c *operatorClient) MoveRange(ctx context.Context, in *MoveRangeRequest, opts ...grpc.CallOption) (*MoveRangeReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(MoveRangeReply)
+	err := c.cc.Invoke(ctx, Operator_MoveRange_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorClient) ListMoves(ctx context.Context, in *ListMovesRequest, opts ...grpc.CallOption) (*ListMovesReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListMovesReply)
+	err := c.cc.Invoke(ctx, Operator_ListMoves_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorClient) CancelMove(ctx context.Context, in *MoveRequest, opts ...grpc.CallOption) (*MoveReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(MoveReply)
+	err := c.cc.Invoke(ctx, Operator_CancelMove_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorClient) RevertMove(ctx context.Context, in *MoveRequest, opts ...grpc.CallOption) (*MoveReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(MoveReply)
+	err := c.cc.Invoke(ctx, Operator_RevertMove_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorClient) DrainCell(ctx context.Context, in *DrainCellRequest, opts ...grpc.CallOption) (*DrainReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DrainReply)
+	err := c.cc.Invoke(ctx, Operator_DrainCell_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorClient) RemoveCell(ctx context.Context, in *RemoveCellRequest, opts ...grpc.CallOption) (*RemoveCellReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemoveCellReply)
+	err := c.cc.Invoke(ctx, Operator_RemoveCell_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorClient) DrainNode(ctx context.Context, in *DrainNodeRequest, opts ...grpc.CallOption) (*DrainReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DrainReply)
+	err := c.cc.Invoke(ctx, Operator_DrainNode_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorClient) DrainEdge(ctx context.Context, in *DrainEdgeRequest, opts ...grpc.CallOption) (*DrainEdgeReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DrainEdgeReply)
+	err := c.cc.Invoke(ctx, Operator_DrainEdge_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorClient) Rebalance(ctx context.Context, in *RebalanceRequest, opts ...grpc.CallOption) (*RebalanceReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RebalanceReply)
+	err := c.cc.Invoke(ctx, Operator_Rebalance_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorClient) RunRebalance(ctx context.Context, in *RunRebalanceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RebalanceProgress], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Operator_ServiceDesc.Streams[0], Operator_RunRebalance_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[RunRebalanceRequest, RebalanceProgress]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Operator_RunRebalanceClient = grpc.ServerStreamingClient[RebalanceProgress]
+
+func (c *operatorClient) ListAudit(ctx context.Context, in *ListAuditRequest, opts ...grpc.CallOption) (*ListAuditReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListAuditReply)
+	err := c.cc.Invoke(ctx, Operator_ListAudit_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorClient) VerifyRange(ctx context.Context, in *VerifyRangeRequest, opts ...grpc.CallOption) (*VerifyRangeReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(VerifyRangeReply)
+	err := c.cc.Invoke(ctx, Operator_VerifyRange_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorClient) RecoverRange(ctx context.Context, in *RecoverRangeRequest, opts ...grpc.CallOption) (*RecoverRangeReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RecoverRangeReply)
+	err := c.cc.Invoke(ctx, Operator_RecoverRange_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorClient) Reconcile(ctx context.Context, in *ReconcileRequest, opts ...grpc.CallOption) (*ReconcileReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReconcileReply)
+	err := c.cc.Invoke(ctx, Operator_Reconcile_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *operatorClient) ShowUser(ctx context.Context, in *ShowUserRequest, opts ...grpc.CallOption) (*ShowUserReply, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ShowUserReply)
@@ -685,7 +879,7 @@ func (c *operatorClient) DisconnectUser(ctx context.Context, in *DisconnectUserR
 
 func (c *operatorClient) AddAccounts(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[AddAccountRequest, AddAccountReply], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Operator_ServiceDesc.Streams[0], Operator_AddAccounts_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Operator_ServiceDesc.Streams[1], Operator_AddAccounts_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -708,6 +902,37 @@ type OperatorServer interface {
 	ListNodes(context.Context, *ListNodesRequest) (*ListNodesReply, error)
 	ListEdges(context.Context, *ListEdgesRequest) (*ListEdgesReply, error)
 	ListRanges(context.Context, *ListRangesRequest) (*ListRangesReply, error)
+	// MoveRange plans the move of a range to another cell, and starts it unless
+	// that is not wanted.
+	MoveRange(context.Context, *MoveRangeRequest) (*MoveRangeReply, error)
+	ListMoves(context.Context, *ListMovesRequest) (*ListMovesReply, error)
+	// CancelMove ends a move whose range is not changing owner yet.
+	CancelMove(context.Context, *MoveRequest) (*MoveReply, error)
+	// RevertMove moves a range back to where it was, while that is kept.
+	RevertMove(context.Context, *MoveRequest) (*MoveReply, error)
+	// DrainCell moves every range of a cell away, and keeps new ones out.
+	DrainCell(context.Context, *DrainCellRequest) (*DrainReply, error)
+	// RemoveCell forgets a cell that was drained and holds nothing.
+	RemoveCell(context.Context, *RemoveCellRequest) (*RemoveCellReply, error)
+	// DrainNode moves every replica of a node to others of its cell.
+	DrainNode(context.Context, *DrainNodeRequest) (*DrainReply, error)
+	// DrainEdge sends the sessions of an edge to the others and keeps new ones
+	// out, or takes that back.
+	DrainEdge(context.Context, *DrainEdgeRequest) (*DrainEdgeReply, error)
+	// Rebalance plans moves that even out the load of cells.
+	Rebalance(context.Context, *RebalanceRequest) (*RebalanceReply, error)
+	// RunRebalance plans and makes such moves, a few at a time, and stops when
+	// people's sends get slow, or when the call ends.
+	RunRebalance(*RunRebalanceRequest, grpc.ServerStreamingServer[RebalanceProgress]) error
+	// ListAudit reads what operators have asked for.
+	ListAudit(context.Context, *ListAuditRequest) (*ListAuditReply, error)
+	// VerifyRange digests every replica of a range at one applied index.
+	VerifyRange(context.Context, *VerifyRangeRequest) (*VerifyRangeReply, error)
+	// RecoverRange leaves a range that has lost its majority to one replica.
+	RecoverRange(context.Context, *RecoverRangeRequest) (*RecoverRangeReply, error)
+	// Reconcile rebuilds the route table from the nodes' descriptors, after etcd
+	// was restored from a backup.
+	Reconcile(context.Context, *ReconcileRequest) (*ReconcileReply, error)
 	ShowUser(context.Context, *ShowUserRequest) (*ShowUserReply, error)
 	// DisconnectUser closes the connections of a user, and ends his logins if
 	// that is asked.
@@ -741,6 +966,48 @@ func (UnimplementedOperatorServer) ListEdges(context.Context, *ListEdgesRequest)
 }
 func (UnimplementedOperatorServer) ListRanges(context.Context, *ListRangesRequest) (*ListRangesReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListRanges not implemented")
+}
+func (UnimplementedOperatorServer) MoveRange(context.Context, *MoveRangeRequest) (*MoveRangeReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method MoveRange not implemented")
+}
+func (UnimplementedOperatorServer) ListMoves(context.Context, *ListMovesRequest) (*ListMovesReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListMoves not implemented")
+}
+func (UnimplementedOperatorServer) CancelMove(context.Context, *MoveRequest) (*MoveReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method CancelMove not implemented")
+}
+func (UnimplementedOperatorServer) RevertMove(context.Context, *MoveRequest) (*MoveReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method RevertMove not implemented")
+}
+func (UnimplementedOperatorServer) DrainCell(context.Context, *DrainCellRequest) (*DrainReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method DrainCell not implemented")
+}
+func (UnimplementedOperatorServer) RemoveCell(context.Context, *RemoveCellRequest) (*RemoveCellReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveCell not implemented")
+}
+func (UnimplementedOperatorServer) DrainNode(context.Context, *DrainNodeRequest) (*DrainReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method DrainNode not implemented")
+}
+func (UnimplementedOperatorServer) DrainEdge(context.Context, *DrainEdgeRequest) (*DrainEdgeReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method DrainEdge not implemented")
+}
+func (UnimplementedOperatorServer) Rebalance(context.Context, *RebalanceRequest) (*RebalanceReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Rebalance not implemented")
+}
+func (UnimplementedOperatorServer) RunRebalance(*RunRebalanceRequest, grpc.ServerStreamingServer[RebalanceProgress]) error {
+	return status.Error(codes.Unimplemented, "method RunRebalance not implemented")
+}
+func (UnimplementedOperatorServer) ListAudit(context.Context, *ListAuditRequest) (*ListAuditReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListAudit not implemented")
+}
+func (UnimplementedOperatorServer) VerifyRange(context.Context, *VerifyRangeRequest) (*VerifyRangeReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method VerifyRange not implemented")
+}
+func (UnimplementedOperatorServer) RecoverRange(context.Context, *RecoverRangeRequest) (*RecoverRangeReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method RecoverRange not implemented")
+}
+func (UnimplementedOperatorServer) Reconcile(context.Context, *ReconcileRequest) (*ReconcileReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Reconcile not implemented")
 }
 func (UnimplementedOperatorServer) ShowUser(context.Context, *ShowUserRequest) (*ShowUserReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method ShowUser not implemented")
@@ -880,6 +1147,251 @@ func _Operator_ListRanges_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Operator_MoveRange_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MoveRangeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).MoveRange(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_MoveRange_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).MoveRange(ctx, req.(*MoveRangeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Operator_ListMoves_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListMovesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).ListMoves(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_ListMoves_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).ListMoves(ctx, req.(*ListMovesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Operator_CancelMove_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MoveRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).CancelMove(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_CancelMove_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).CancelMove(ctx, req.(*MoveRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Operator_RevertMove_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MoveRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).RevertMove(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_RevertMove_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).RevertMove(ctx, req.(*MoveRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Operator_DrainCell_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DrainCellRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).DrainCell(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_DrainCell_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).DrainCell(ctx, req.(*DrainCellRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Operator_RemoveCell_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemoveCellRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).RemoveCell(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_RemoveCell_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).RemoveCell(ctx, req.(*RemoveCellRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Operator_DrainNode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DrainNodeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).DrainNode(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_DrainNode_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).DrainNode(ctx, req.(*DrainNodeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Operator_DrainEdge_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DrainEdgeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).DrainEdge(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_DrainEdge_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).DrainEdge(ctx, req.(*DrainEdgeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Operator_Rebalance_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RebalanceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).Rebalance(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_Rebalance_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).Rebalance(ctx, req.(*RebalanceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Operator_RunRebalance_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(RunRebalanceRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(OperatorServer).RunRebalance(m, &grpc.GenericServerStream[RunRebalanceRequest, RebalanceProgress]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Operator_RunRebalanceServer = grpc.ServerStreamingServer[RebalanceProgress]
+
+func _Operator_ListAudit_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListAuditRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).ListAudit(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_ListAudit_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).ListAudit(ctx, req.(*ListAuditRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Operator_VerifyRange_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(VerifyRangeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).VerifyRange(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_VerifyRange_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).VerifyRange(ctx, req.(*VerifyRangeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Operator_RecoverRange_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RecoverRangeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).RecoverRange(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_RecoverRange_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).RecoverRange(ctx, req.(*RecoverRangeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Operator_Reconcile_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReconcileRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).Reconcile(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_Reconcile_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).Reconcile(ctx, req.(*ReconcileRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Operator_ShowUser_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ShowUserRequest)
 	if err := dec(in); err != nil {
@@ -955,6 +1467,58 @@ var Operator_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Operator_ListRanges_Handler,
 		},
 		{
+			MethodName: "MoveRange",
+			Handler:    _Operator_MoveRange_Handler,
+		},
+		{
+			MethodName: "ListMoves",
+			Handler:    _Operator_ListMoves_Handler,
+		},
+		{
+			MethodName: "CancelMove",
+			Handler:    _Operator_CancelMove_Handler,
+		},
+		{
+			MethodName: "RevertMove",
+			Handler:    _Operator_RevertMove_Handler,
+		},
+		{
+			MethodName: "DrainCell",
+			Handler:    _Operator_DrainCell_Handler,
+		},
+		{
+			MethodName: "RemoveCell",
+			Handler:    _Operator_RemoveCell_Handler,
+		},
+		{
+			MethodName: "DrainNode",
+			Handler:    _Operator_DrainNode_Handler,
+		},
+		{
+			MethodName: "DrainEdge",
+			Handler:    _Operator_DrainEdge_Handler,
+		},
+		{
+			MethodName: "Rebalance",
+			Handler:    _Operator_Rebalance_Handler,
+		},
+		{
+			MethodName: "ListAudit",
+			Handler:    _Operator_ListAudit_Handler,
+		},
+		{
+			MethodName: "VerifyRange",
+			Handler:    _Operator_VerifyRange_Handler,
+		},
+		{
+			MethodName: "RecoverRange",
+			Handler:    _Operator_RecoverRange_Handler,
+		},
+		{
+			MethodName: "Reconcile",
+			Handler:    _Operator_Reconcile_Handler,
+		},
+		{
 			MethodName: "ShowUser",
 			Handler:    _Operator_ShowUser_Handler,
 		},
@@ -964,6 +1528,11 @@ var Operator_ServiceDesc = grpc.ServiceDesc{
 		},
 	},
 	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "RunRebalance",
+			Handler:       _Operator_RunRebalance_Handler,
+			ServerStreams: true,
+		},
 		{
 			StreamName:    "AddAccounts",
 			Handler:       _Operator_AddAccounts_Handler,

@@ -77,6 +77,16 @@
 //	Operator.ListNodes    operator    ListNodesReply    every process: roles, addresses, load
 //	Operator.ListEdges    operator    ListEdgesReply    where clients connect
 //	Operator.ListRanges   operator    ListRangesReply   who owns, leads and hosts each range
+//	Operator.MoveRange    operator    MoveRangeReply    start the move of a range, or say what it costs
+//	Operator.ListMoves    operator    ListMovesReply    moves with their state and progress
+//	Operator.CancelMove   operator    MoveReply         end a move before the range changes owner
+//	Operator.RevertMove   operator    MoveReply         move a range back while its old replicas are kept
+//	Operator.DrainCell    operator    DrainReply        move every range of a cell away
+//	Operator.RemoveCell   operator    RemoveCellReply   forget a drained cell
+//	Operator.DrainNode    operator    DrainReply        move every replica of a node to others of its cell
+//	Operator.Rebalance    operator    RebalanceReply    plan moves that even out load
+//	Operator.RunRebalance operator    stream            make them, until people notice
+//	Operator.ListAudit    operator    ListAuditReply    what operators have asked for
 //	Operator.ShowUser     operator    ShowUserReply     where a user lives; sessions and devices
 //	Operator.AddAccounts  operator    one per request   make accounts, in order
 //
@@ -89,6 +99,9 @@
 //	/waggle/v1/alive/NODE     NodeRecord   the node, by lease     it lives; its load
 //	/waggle/v1/ranges/RANGE   RangeRecord  elected control plane  the route table; id as 16 hex digits
 //	/waggle/v1/keys/KID       KeyRecord    control plane          public key of tokens
+//	/waggle/v1/moves/MOVE     MoveRecord   elected control plane  a move of a range
+//	/waggle/v1/audit/TIME-N   AuditRecord  control planes         what operators asked for; the last 10,000
+//	/waggle/v1/next_move      decimal      control planes         the number of the next move
 //	/waggle/v1/next_range     decimal      elected control plane  the next range id to give
 //	/waggle/v1/election/…                  control planes         which of them changes placement
 package controlpb

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -47,6 +48,7 @@ type Engine struct {
 	cfg    Config
 	cache  *pebble.Cache
 	fatal  chan error
+	damage chan Span
 	closed atomic.Bool
 }
 
@@ -55,6 +57,9 @@ const (
 	logStore   = "raftlog"
 	stateStore = "state"
 )
+
+// damageWaiting bounds the stretches that wait to be read by their owners.
+const damageWaiting = 16
 
 // formatKey sorts before every local key: those have at least 16 bytes.
 const formatKey = "\x00\x00\x00\x00\x00\x00\x00\x00"
@@ -65,7 +70,7 @@ const formatKey = "\x00\x00\x00\x00\x00\x00\x00\x00"
 // its format is newer than this binary, or a file in it is corrupt.
 func Open(dir string, fs vfs.FS, cfg Config, logger *slog.Logger) (*Engine, error) {
 	cfg = cfg.withDefaults()
-	e := &Engine{dir: dir, fs: fs, cfg: cfg, cache: pebble.NewCache(cfg.CacheBytes), fatal: make(chan error, 1)}
+	e := &Engine{dir: dir, fs: fs, cfg: cfg, cache: pebble.NewCache(cfg.CacheBytes), fatal: make(chan error, 1), damage: make(chan Span, damageWaiting)}
 	if err := makeDir(dir, fs); err != nil {
 		return nil, fmt.Errorf("engine: create %s: %w", dir, err)
 	}
@@ -87,6 +92,20 @@ func Open(dir string, fs vfs.FS, cfg Config, logger *slog.Logger) (*Engine, erro
 		return nil, err
 	}
 	return e, nil
+}
+
+// Damage gives the stretches of keys of the state store in which a bad checksum
+// was met by a read that nobody waits for, as a compaction's, and by all others.
+// Whoever owns the keys must read them to know whether they are among the
+// damaged. One that finds no place is met again by the next read.
+func (e *Engine) Damage() <-chan Span { return e.damage }
+
+// noteDamage is called under Pebble's locks. end is the last key, or follows it.
+func (e *Engine) noteDamage(start, end []byte) {
+	select {
+	case e.damage <- Span{Start: bytes.Clone(start), End: append(bytes.Clone(end), 0)}:
+	default:
+	}
 }
 
 // makeDir makes dir and the way to it durable: a crash must not take the folder
@@ -128,6 +147,9 @@ func (e *Engine) open(name string, logger *slog.Logger) (*pebble.DB, error) {
 		// replicas it concerns. Pebble's default is to stop everything.
 		EventListener: &pebble.EventListener{DataCorruption: func(info pebble.DataCorruptionInfo) {
 			logger.Error("store is damaged: a read found a bad checksum", "store", dir, "file", info.Path, "err", info.Details)
+			if name == stateStore {
+				e.noteDamage(info.Bounds.Start, info.Bounds.End.Key)
+			}
 		}},
 		// One compaction at a time leaves the other core to people's
 		// messages; two when it falls behind.

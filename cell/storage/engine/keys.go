@@ -15,9 +15,14 @@ import (
 //	entity(8) 'C' peer(8)                   Contact
 //	entity(8) 'D' device                    Device
 //	entity(8) 'E' peer(8) seq(8)            StoredEvent    events of a thread this entity owns
+//	entity(8) 'F' number(8)                 StoredFile
 //	entity(8) 'H' peer(8)                   ThreadHeader
 //	entity(8) 'I' client_msg_id(16) from(8) SentRow        by time: the id begins with it
+//	entity(8) 'L' number(8)                 StoredLive
+//	entity(8) 'M'                           LiveBook       the user's livestreams
 //	entity(8) 'P'                           Profile
+//	entity(8) 'Q'                           FileUsage      what the user's files take
+//	entity(8) 'R' number(8) low(8) high(8) seq(8)   a message that carries the file
 //	entity(8) 'T' low(8) high(8)            JoinedThread   threads the entity takes part in
 //	entity(8) 'U' pts(8)                    StoredUpdate
 //
@@ -44,6 +49,11 @@ const (
 	TagHeader    = 'H'
 	TagSent      = 'I'
 	TagProfile   = 'P'
+	TagFile      = 'F'
+	TagFileUsage = 'Q'
+	TagFileSent  = 'R'
+	TagLive      = 'L'
+	TagLiveBook  = 'M'
 	TagThread    = 'T'
 	TagUpdate    = 'U'
 
@@ -216,6 +226,44 @@ func ParseThreadKey(key []byte) (proto.ThreadID, bool) {
 		Low:  proto.EntityID(binary.BigEndian.Uint64(key[9:])),
 		High: proto.EntityID(binary.BigEndian.Uint64(key[17:])),
 	}, true
+}
+
+// FileKey holds a user's StoredFile.
+func FileKey(user proto.EntityID, number uint64) []byte {
+	return binary.BigEndian.AppendUint64(EntityKey(user, TagFile), number)
+}
+
+// FileSentKey says that a message carries a user's file.
+func FileSentKey(user proto.EntityID, number uint64, t proto.ThreadID, seq proto.Seq) []byte {
+	k := binary.BigEndian.AppendUint64(EntityKey(user, TagFileSent), number)
+	k = binary.BigEndian.AppendUint64(k, uint64(t.Low))
+	k = binary.BigEndian.AppendUint64(k, uint64(t.High))
+	return binary.BigEndian.AppendUint64(k, uint64(seq))
+}
+
+// FileSentSpan is the messages that carry a user's file.
+func FileSentSpan(user proto.EntityID, number uint64) Span {
+	start := binary.BigEndian.AppendUint64(EntityKey(user, TagFileSent), number)
+	if number == ^uint64(0) {
+		return Span{Start: start, End: EntityKey(user, TagFileSent+1)}
+	}
+	return Span{Start: start, End: binary.BigEndian.AppendUint64(EntityKey(user, TagFileSent), number+1)}
+}
+
+// ParseFileSentKey is the inverse of [FileSentKey], without the user and the
+// number.
+func ParseFileSentKey(key []byte) (t proto.ThreadID, seq proto.Seq, ok bool) {
+	if len(key) != 41 || key[8] != TagFileSent {
+		return proto.ThreadID{}, 0, false
+	}
+	t.Low = proto.EntityID(binary.BigEndian.Uint64(key[17:]))
+	t.High = proto.EntityID(binary.BigEndian.Uint64(key[25:]))
+	return t, proto.Seq(binary.BigEndian.Uint64(key[33:])), true
+}
+
+// LiveKey holds a user's StoredLive.
+func LiveKey(user proto.EntityID, number uint64) []byte {
+	return binary.BigEndian.AppendUint64(EntityKey(user, TagLive), number)
 }
 
 // UpdateKey holds a StoredUpdate.

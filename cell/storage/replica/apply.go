@@ -1,10 +1,11 @@
 package replica
 
 import (
-	"errors"
+	"fmt"
 	"sync"
 
 	"go.etcd.io/raft/v3/raftpb"
+	pb "google.golang.org/protobuf/proto"
 
 	cellpb "github.com/waggle-im/waggle/proto/cell"
 )
@@ -101,7 +102,7 @@ func (w *workers) close() {
 // when they are applied, and hands out no more than a bounded number before.
 func (n *Node) dispatch(g *group, m *raftpb.Message) {
 	n.workers.submit(g, func() {
-		err := n.apply(g, m.GetEntries())
+		changes, desc, err := n.apply(g, m.GetEntries())
 		n.inbox.call(func() {
 			if err != nil {
 				n.fail(g, err)
@@ -110,7 +111,10 @@ func (n *Node) dispatch(g *group, m *raftpb.Message) {
 			if g.failed {
 				return
 			}
-			n.learnDescriptor(g)
+			if err := n.learnDescriptor(g, changes, desc); err != nil {
+				n.fail(g, err)
+				return
+			}
 			for _, r := range m.GetResponses() {
 				if err := g.guard(func() error { _ = g.raft.Step(r); return nil }); err != nil {
 					n.fail(g, err)
@@ -118,57 +122,100 @@ func (n *Node) dispatch(g *group, m *raftpb.Message) {
 				}
 			}
 			n.markDirty(g)
+			n.tendJoint(g)
 		})
 	})
 }
 
-// learnDescriptor takes over what applying changed. The loop's half of a
-// descriptor change; membership itself is Raft's.
-func (n *Node) learnDescriptor(g *group) {
-	g.mu.Lock()
-	d := g.pub.desc
-	g.mu.Unlock()
-	if d != g.desc {
-		g.desc = d
-		g.setNodes(d)
-		n.learnPeers(g)
+// learnDescriptor takes over what applying changed: Raft's configuration, and
+// the descriptor as of the same entry.
+func (n *Node) learnDescriptor(g *group, changes []*raftpb.ConfChangeV2, d *cellpb.Descriptor) error {
+	if g.recovering != nil {
+		return n.learnRecovered(g, d)
 	}
+	if err := n.applyChanges(g, changes); err != nil {
+		return err
+	}
+	if d == g.desc {
+		return nil
+	}
+	old := g.desc
+	g.desc = d
+	g.setNodes(d)
+	n.learnPeers(g)
+	if err := g.checkConf(); err != nil {
+		return err
+	}
+	n.descriptorChanged(g, old)
+	return nil
 }
 
-// apply applies entries in runs and completes who waits for them. On the
-// group's worker.
-func (n *Node) apply(g *group, entries []*raftpb.Entry) error {
+// apply applies entries in runs and completes who waits for them. It returns
+// the membership changes that took effect, and the descriptor after the last
+// entry. On the group's worker.
+func (n *Node) apply(g *group, entries []*raftpb.Entry) (changes []*raftpb.ConfChangeV2, d *cellpb.Descriptor, err error) {
+	if g.machine == nil {
+		return nil, nil, fmt.Errorf("replica: range %s has entries to apply and no state", g.rng)
+	}
 	for len(entries) > 0 {
 		size, bytes := 0, 0
 		results := make([]*cellpb.Applied, 0, min(len(entries), runEntriesMax))
 		for size < len(entries) && size < runEntriesMax && bytes < runBytesMax {
 			e := entries[size]
-			if e.GetType() != raftpb.EntryNormal {
-				return errors.New("replica: the log holds a membership change, which this release cannot apply: run a newer one")
+			result, change, err := g.applyOne(e)
+			if err != nil {
+				return nil, nil, err
 			}
-			results = append(results, g.machine.Apply(e.GetIndex(), e.GetTerm(), e.GetData()))
+			if change != nil {
+				changes = append(changes, change)
+			}
+			results = append(results, result)
 			bytes += len(e.GetData())
 			size++
+			if g.digestsAt(e.GetIndex()) {
+				break // what is digested is the state right after this entry
+			}
 		}
 		if err := g.machine.Commit(); err != nil {
-			return err
+			return nil, nil, err
 		}
 		n.metrics.applied.Add(float64(size))
+		n.takeDigest(g, entries[size-1].GetIndex())
 		g.completed(entries[:size], results)
 		entries = entries[size:]
 	}
-	return nil
+	return changes, g.machine.Descriptor(), nil
+}
+
+// applyOne applies one entry. A membership change is judged by the machine;
+// one that it refuses is none.
+func (g *group) applyOne(e *raftpb.Entry) (*cellpb.Applied, *raftpb.ConfChangeV2, error) {
+	switch e.GetType() {
+	case raftpb.EntryNormal:
+		return g.machine.Apply(e.GetIndex(), e.GetTerm(), e.GetData()), nil, nil
+	case raftpb.EntryConfChangeV2:
+		cc := new(raftpb.ConfChangeV2)
+		if err := pb.Unmarshal(e.GetData(), cc); err != nil {
+			return nil, nil, fmt.Errorf("replica: range %s: the membership change at %d cannot be read: %w", g.rng, e.GetIndex(), err)
+		}
+		result := g.machine.Apply(e.GetIndex(), e.GetTerm(), cc.GetContext())
+		if len(result.GetResults()) != 1 || result.Results[0].GetCode() != 0 {
+			return result, nil, nil
+		}
+		return result, cc, nil
+	}
+	return nil, nil, fmt.Errorf("replica: the log of range %s holds a membership change of a kind this release never writes: run a newer one", g.rng)
 }
 
 // completed publishes how far the group is and finishes proposals and reads.
 func (g *group) completed(entries []*raftpb.Entry, results []*cellpb.Applied) {
 	last := entries[len(entries)-1]
-	desc, hash := g.machine.Descriptor(), g.machine.RunningHash()
+	desc, st := g.machine.Descriptor(), g.machine.State()
 	props := make([]*proposal, len(entries))
 	var reads []func(error)
 	g.mu.Lock()
 	g.pub.applied, g.pub.appTerm = last.GetIndex(), last.GetTerm()
-	g.pub.desc, g.pub.hash = desc, hash
+	g.pub.desc, g.pub.hash, g.pub.rules = desc, st.GetRunningHash(), st.GetRules()
 	if len(g.pending) > 0 {
 		for i, e := range entries {
 			props[i] = g.pending[e.GetIndex()]

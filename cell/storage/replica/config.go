@@ -25,10 +25,13 @@ type Machine interface {
 	// the machine is not used any more.
 	Commit() error
 	// Descriptor is the descriptor as of the last Commit; it is never changed
-	// in place. Its replicas are the Raft configuration.
+	// in place. Its replicas are the Raft configuration: it changes only by
+	// applying a [cellpb.ChangeReplicas], which the machine may refuse.
 	Descriptor() *cellpb.Descriptor
-	// RunningHash covers every entry up to Applied.
-	RunningHash() uint64
+	// State is the range's own record as of the last Commit: of it the running
+	// hash, which covers every entry up to Applied, and the rules version count
+	// here. It is never changed in place.
+	State() *cellpb.RangeState
 }
 
 // Machines opens and creates the machines of a node.
@@ -36,9 +39,9 @@ type Machines interface {
 	// Open reads what is on disk. It is called again after a snapshot has
 	// replaced the range's state; the machine opened before is not used then.
 	Open(r proto.RangeID) (Machine, error)
-	// Create writes the first state of a range. It is durable when Create
-	// returns. Doing it again changes nothing.
-	Create(d *cellpb.Descriptor, incarnation []byte) (Machine, error)
+	// Create writes the first state of a range, which begins with these rules.
+	// It is durable when Create returns. Doing it again changes nothing.
+	Create(d *cellpb.Descriptor, incarnation []byte, rules uint32) (Machine, error)
 	// Ranges lists the ranges on disk.
 	Ranges() ([]proto.RangeID, error)
 }
@@ -49,6 +52,9 @@ type Observer interface {
 	// LeaderChanged tells the leader of a range as this node knows it; leader
 	// is empty when none is known, leading is set when it is this node.
 	LeaderChanged(r proto.RangeID, term uint64, leader proto.NodeID, leading bool)
+	// DescriptorChanged tells the descriptor of a replica here after a change
+	// was applied, or a snapshot was installed. d is not to be changed.
+	DescriptorChanged(r proto.RangeID, d *cellpb.Descriptor)
 	// ReplicaFailed tells that this node's replica has stopped itself.
 	ReplicaFailed(r proto.RangeID, err error)
 }
@@ -57,10 +63,15 @@ type Observer interface {
 // and Transport are required; everything else has a default.
 type Config struct {
 	Self     proto.NodeID
-	Log      *pebble.DB // Raft logs; nobody else writes to it
-	State    *pebble.DB // what the machines write
+	Cell     proto.CellID // owns what is recovered here
+	Log      *pebble.DB   // Raft logs; nobody else writes to it
+	State    *pebble.DB   // what the machines write
 	Machines Machines
 	Observer Observer // may be nil
+
+	// Rules is the newest rules version that Machines apply by; default
+	// proto.RulesVersion.
+	Rules uint32
 
 	// Conn is the connection to a node; it does not wait.
 	Conn func(proto.NodeID) (*grpc.ClientConn, error)
@@ -154,6 +165,9 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.GroupHeartbeatTicks, 2)
 	setDefault(&c.PeerQueueMessagesMax, 8192)
 	setDefault(&c.PeerQueueBytesMax, 32<<20)
+	if c.Rules == 0 {
+		c.Rules = proto.RulesVersion
+	}
 	if c.FS == nil {
 		c.FS = vfs.Default
 	}
@@ -181,4 +195,5 @@ func setDefault[T int | int64 | time.Duration](v *T, d T) {
 type silent struct{}
 
 func (silent) LeaderChanged(proto.RangeID, uint64, proto.NodeID, bool) {}
+func (silent) DescriptorChanged(proto.RangeID, *cellpb.Descriptor)     {}
 func (silent) ReplicaFailed(proto.RangeID, error)                      {}

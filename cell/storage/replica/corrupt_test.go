@@ -151,6 +151,36 @@ func TestAFlippedBitIsNeverServedNorSpread(t *testing.T) {
 	}
 }
 
+// Damage that no replica has met, as by a compaction: reading the keys among
+// which it lies stops the replica whose rows it is in, and no other.
+func TestInspectStopsTheDamagedReplica(t *testing.T) {
+	c := newCluster(t, 1, nil)
+	c.create(1)
+	c.create(2)
+	n := c.elect(1)
+	c.elect(2)
+	for i := range 60 {
+		c.must(n, 1, fmt.Sprint(i, strings.Repeat(" text", 20)))
+	}
+	n.settledOnDisk()
+	n.stop()
+	flip(t, n.fs, filesOf(t, n.fs, "state", ".sst")[0], 0.5)
+	if err := n.tryStart(); err != nil {
+		t.Fatal(err)
+	}
+	everything := engine.Span{Start: []byte{0}, End: []byte{255}}
+	n.node.Inspect(engine.Span{Start: engine.EntitySpan(3).Start, End: []byte{255}})
+	c.tick()
+	if len(n.failed) > 0 {
+		t.Fatalf("keys of nobody here stop %v", n.failed)
+	}
+	n.node.Inspect(everything)
+	c.tick()
+	if err := n.failed[1]; !pebble.IsCorruptionError(err) || len(n.failed) != 1 {
+		t.Errorf("stopped are %v", n.failed)
+	}
+}
+
 // electOther waits for a leader besides bad.
 func (c *cluster) electOther(r proto.RangeID, bad *testNode) *testNode {
 	c.t.Helper()

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"testing"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/zeebo/xxh3"
@@ -11,6 +12,7 @@ import (
 	pb "google.golang.org/protobuf/proto"
 
 	"github.com/waggle-im/waggle/cell/storage/engine"
+	"github.com/waggle-im/waggle/cell/storage/state"
 	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
 )
@@ -20,7 +22,8 @@ import (
 type listMachine struct {
 	db      *pebble.DB
 	rng     proto.RangeID
-	desc    *cellpb.Descriptor
+	desc    *cellpb.Descriptor // as of the last Commit
+	newDesc *cellpb.Descriptor
 	state   *cellpb.RangeState // as of the last Commit
 	next    *cellpb.RangeState // of the batch being built
 	batch   *pebble.Batch
@@ -39,7 +42,7 @@ func (m *listMachine) Applied() (index, term uint64) {
 func (m *listMachine) Apply(index, term uint64, data []byte) *cellpb.Applied {
 	if m.batch == nil {
 		m.batch = m.db.NewBatch()
-		m.next = pb.CloneOf(m.state)
+		m.next, m.newDesc = pb.CloneOf(m.state), m.desc
 	}
 	before := m.batch.Len()
 	var out *cellpb.Applied
@@ -50,6 +53,19 @@ func (m *listMachine) Apply(index, term uint64, data []byte) *cellpb.Applied {
 		}
 		out = &cellpb.Applied{}
 		for _, c := range e.GetCommands() {
+			if r := c.GetRecoverRange(); r != nil {
+				out.Results = append(out.Results, m.alone(r))
+				continue
+			}
+			if change := c.GetChangeReplicas(); change != nil {
+				out.Results = append(out.Results, m.change(change))
+				continue
+			}
+			if c.GetSetRules() != nil {
+				m.next.Rules = c.GetSetRules().GetVersion()
+				out.Results = append(out.Results, &cellpb.Result{})
+				continue
+			}
 			m.next.NextEntity++ // the length of the list
 			text := c.GetAppendMessage().GetText().GetText()
 			if err := m.batch.Set(listKey(m.rng, m.next.GetNextEntity()), []byte(text), nil); err != nil {
@@ -84,12 +100,29 @@ func (m *listMachine) Commit() error {
 		return err
 	}
 	_ = m.batch.Close()
-	m.batch, m.state = nil, m.next
+	m.batch, m.state, m.desc = nil, m.next, m.newDesc
 	return nil
 }
 
+// change changes replicas as the real machine does.
+func (m *listMachine) change(c *cellpb.ChangeReplicas) *cellpb.Result {
+	d, refusal := state.ChangedDescriptor(m.newDesc, c)
+	if refusal != nil {
+		return &cellpb.Result{Code: uint32(refusal.Code), Message: refusal.Message}
+	}
+	raw, err := pb.Marshal(d)
+	if err == nil {
+		err = m.batch.Set(engine.DescriptorKey(m.rng), raw, nil)
+	}
+	if err != nil {
+		panic(err)
+	}
+	m.newDesc = d
+	return &cellpb.Result{}
+}
+
 func (m *listMachine) Descriptor() *cellpb.Descriptor { return m.desc }
-func (m *listMachine) RunningHash() uint64            { return m.state.GetRunningHash() }
+func (m *listMachine) State() *cellpb.RangeState      { return m.state }
 
 type listMachines struct {
 	db      *pebble.DB
@@ -107,7 +140,7 @@ func (ms *listMachines) Open(r proto.RangeID) (Machine, error) {
 	return m, nil
 }
 
-func (ms *listMachines) Create(d *cellpb.Descriptor, _ []byte) (Machine, error) {
+func (ms *listMachines) Create(d *cellpb.Descriptor, _ []byte, rules uint32) (Machine, error) {
 	r := proto.RangeID(d.GetRange())
 	if m, err := ms.Open(r); err == nil {
 		return m, nil
@@ -116,9 +149,13 @@ func (ms *listMachines) Create(d *cellpb.Descriptor, _ []byte) (Machine, error) 
 	if err != nil {
 		return nil, err
 	}
+	first, err := pb.Marshal(&cellpb.RangeState{AppliedIndex: state.FirstIndex, AppliedTerm: state.FirstTerm, Rules: rules})
+	if err != nil {
+		return nil, err
+	}
 	b := ms.db.NewBatch()
 	defer b.Close()
-	if err := errors.Join(b.Set(engine.DescriptorKey(r), raw, nil), b.Set(engine.RangeStateKey(r), nil, nil), b.Commit(pebble.Sync)); err != nil {
+	if err := errors.Join(b.Set(engine.DescriptorKey(r), raw, nil), b.Set(engine.RangeStateKey(r), first, nil), b.Commit(pebble.Sync)); err != nil {
 		return nil, err
 	}
 	return ms.Open(r)
@@ -176,4 +213,34 @@ func proposalMessage(from, to uint64) *raftpb.Message {
 	return &raftpb.Message{
 		Type: raftpb.MsgProp.Enum(), From: new(from), To: new(to), Entries: []*raftpb.Entry{{Data: []byte("x")}},
 	}
+}
+
+func keysIn(t *testing.T, db *pebble.DB, start, end []byte) (out []string) {
+	it, err := db.NewIter(&pebble.IterOptions{LowerBound: start, UpperBound: end})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer it.Close()
+	for ok := it.First(); ok; ok = it.Next() {
+		out = append(out, string(it.Key()))
+	}
+	return out
+}
+
+// alone recovers as the real machine does.
+func (m *listMachine) alone(c *cellpb.RecoverRange) *cellpb.Result {
+	d := pb.CloneOf(m.newDesc)
+	d.Replicas, d.NextReplica = []*cellpb.Replica{{Id: c.Replica, Node: c.Node}}, c.Replica+1
+	d.Cell, d.NextCell = c.Cell, ""
+	d.Epoch += 2
+	d.Version += 1000
+	raw, err := pb.Marshal(d)
+	if err == nil {
+		err = m.batch.Set(engine.DescriptorKey(m.rng), raw, nil)
+	}
+	if err != nil {
+		panic(err)
+	}
+	m.newDesc = d
+	return &cellpb.Result{}
 }

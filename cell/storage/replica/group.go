@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"go.etcd.io/raft/v3"
@@ -52,6 +53,13 @@ type group struct {
 	snapAfter  uint64                   // tick before which no snapshot is made
 	sending    int                      // snapshots queued or being sent
 	handedOver uint64                   // tick at which the leadership was last given away for want of space, 0: never
+	empty      bool                     // waits for its first snapshot: there is no machine
+	heard      map[uint64]uint64        // tick of the last message of each other replica
+	joint      jointState
+	raising    bool                     // newer rules are proposed
+	recovering chan struct{}            // closed when the descriptor names this replica; nil: it does
+	copied     map[uint64]*atomic.Int64 // bytes sent of the newest snapshot to each replica
+	gaveAway   time.Time                // when the leadership was last given away in a joint configuration
 
 	mu            sync.Mutex // guards the fields below
 	pub           published
@@ -60,6 +68,7 @@ type group struct {
 	admittedReads int
 	pending       map[uint64]*proposal // by index
 	readWaits     []readWait
+	digests       map[uint64][]chan digested // asked for, by index
 }
 
 // published is what others may ask about a group.
@@ -68,12 +77,16 @@ type published struct {
 	applied uint64
 	appTerm uint64
 	hash    uint64
+	rules   uint32
 	term    uint64
 	commit  uint64
 	first   uint64 // the oldest entry the log holds
+	last    place  // of the log
 	leader  proto.NodeID
 	leading bool
 	quiet   bool
+	empty   bool
+	pause   time.Duration // the last time a change of owner stopped the writes here
 	failed  error
 }
 
@@ -84,7 +97,8 @@ type announcement struct {
 
 // openGroup opens the replica id says is on disk.
 func (n *Node) openGroup(r proto.RangeID, id identity) (*group, error) {
-	if err := n.redoInstall(r); err != nil {
+	installed, err := n.redoInstall(r, id)
+	if err != nil {
 		return nil, err
 	}
 	store, found, err := openLogStore(n.cfg.Log, r, n.cfg.CacheBytes)
@@ -94,6 +108,9 @@ func (n *Node) openGroup(r proto.RangeID, id identity) (*group, error) {
 	if !found {
 		return nil, fmt.Errorf("replica: the log of range %s is lost: %w", r, pebble.ErrCorruption)
 	}
+	if id.stage == stageEmpty && !installed {
+		return n.newGroup(store, nil, id.replica)
+	}
 	m, err := n.cfg.Machines.Open(r)
 	if err != nil {
 		return nil, err
@@ -101,7 +118,21 @@ func (n *Node) openGroup(r proto.RangeID, id identity) (*group, error) {
 	if err := n.matchLog(store, m); err != nil {
 		return nil, err
 	}
-	return n.newGroup(store, m, id.replica)
+	return n.newGroupOf(store, m, id)
+}
+
+// newGroupOf is newGroup of a replica with state; one that recovers decides
+// alone, whatever its descriptor says.
+func (n *Node) newGroupOf(s *logStore, m Machine, id identity) (*group, error) {
+	if id.stage != stageRecovering {
+		return n.newGroup(s, m, id.replica)
+	}
+	s.conf = &raftpb.ConfState{Voters: []uint64{id.replica}, AutoLeave: new(false)}
+	g, err := n.newGroup(s, m, id.replica)
+	if err == nil {
+		g.recovering = make(chan struct{})
+	}
+	return g, err
 }
 
 // matchLog compares where the state and the log stand. What is applied was
@@ -134,27 +165,38 @@ func (n *Node) matchLog(s *logStore, m Machine) error {
 	return nil
 }
 
+// newGroup makes a group of what is on disk; m is nil when there is no state
+// yet.
 func (n *Node) newGroup(s *logStore, m Machine, replica uint64) (*group, error) {
-	d := m.Descriptor()
-	applied, term := m.Applied()
+	d := &cellpb.Descriptor{Range: uint64(s.rng)}
+	var at place
+	st := new(cellpb.RangeState)
+	if m != nil {
+		d, st = m.Descriptor(), m.State()
+		at.index, at.term = m.Applied()
+	}
 	g := &group{
 		rng: s.rng, id: replica, machine: m, store: s,
 		worker:    int(uint64(s.rng)*0x9e3779b97f4a7c15>>33) % max(1, n.cfg.ApplyWorkers),
 		readIndex: map[uint64][]func(error){},
 		pending:   map[uint64]*proposal{},
+		heard:     map[uint64]uint64{},
 	}
-	g.pub = published{desc: d, applied: applied, appTerm: term, hash: m.RunningHash()}
+	g.empty = m == nil
+	g.pub = published{desc: d, applied: at.index, appTerm: at.term, hash: st.GetRunningHash(), rules: st.GetRules(), empty: g.empty}
 	g.desc = d
 	g.setNodes(d)
-	s.conf = confState(d)
+	if s.conf == nil {
+		s.conf = confState(d)
+	}
 	s.snapshot = func() (*raftpb.Snapshot, error) { return n.snapshotMetadata(g) }
 	g.term, g.commit = s.hard.GetTerm(), s.hard.GetCommit()
-	g.pub.term, g.pub.commit = g.term, g.commit
+	g.pub.term, g.pub.commit, g.pub.last = g.term, g.commit, g.store.last
 	err := g.guard(func() error {
 		var err error
 		g.raft, err = raft.NewRawNode(&raft.Config{
 			ID: replica, ElectionTick: n.cfg.ElectionTicks, HeartbeatTick: n.cfg.GroupHeartbeatTicks,
-			Storage: s, Applied: applied, AsyncStorageWrites: true,
+			Storage: s, Applied: at.index, AsyncStorageWrites: true,
 			MaxSizePerMsg: 512 << 10, MaxCommittedSizePerReady: 4 << 20,
 			MaxUncommittedEntriesSize: 4 * uint64(n.cfg.ProposalBytesMax),
 			MaxInflightMsgs:           64, MaxInflightBytes: 8 << 20,
@@ -175,6 +217,16 @@ func (g *group) setNodes(d *cellpb.Descriptor) {
 	g.nodes = make(map[uint64]proto.NodeID, len(d.GetReplicas()))
 	for _, r := range d.GetReplicas() {
 		g.nodes[r.GetId()] = proto.NodeID(r.GetNode())
+	}
+}
+
+// heardOf notes a sign of life of another replica, and where it lives: one
+// that is behind may not know of those that came since.
+func (g *group) heardOf(in *received, tick uint64) {
+	from := in.msg.GetFrom()
+	g.heard[from] = tick
+	if g.nodes[from] == "" {
+		g.nodes[from] = in.from
 	}
 }
 
@@ -201,14 +253,14 @@ func (g *group) committedInTerm() bool {
 
 // singleVoter tells whether this replica alone decides.
 func (g *group) singleVoter() bool {
-	return len(g.store.conf.Voters) == 1 && g.store.conf.Voters[0] == g.id
+	return len(g.store.conf.Voters) == 1 && g.store.conf.Voters[0] == g.id && len(g.store.conf.VotersOutgoing) == 0
 }
 
 // publish copies what the loop knows to where others may read it.
 func (g *group) publish() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.pub.term, g.pub.commit, g.pub.first = g.term, g.commit, g.store.truncated.index+1
+	g.pub.term, g.pub.commit, g.pub.first, g.pub.last = g.term, g.commit, g.store.truncated.index+1, g.store.last
 	g.pub.leader, g.pub.leading, g.pub.quiet = g.nodes[g.lead], g.leading, g.quiet
 }
 

@@ -3,6 +3,8 @@ package replica
 import (
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/tracker"
+
+	"github.com/waggle-im/waggle/proto"
 )
 
 const (
@@ -24,10 +26,10 @@ func (n *Node) handOver() {
 		if given >= handoversAtOnce {
 			return
 		}
-		if g.failed || g.installing || g.handedOver != 0 && n.ticks-g.handedOver < handoverTicks {
+		if g.failed || g.installing || g.desc.Joint() || g.handedOver != 0 && n.ticks-g.handedOver < handoverTicks {
 			continue
 		}
-		to := successor(g)
+		to := successor(g, nil)
 		if to == raft.None {
 			continue
 		}
@@ -44,9 +46,10 @@ func (n *Node) handOver() {
 	}
 }
 
-// successor is the voter that is furthest of those heard of lately; None if g
-// does not lead, is alone or changes hands already.
-func successor(g *group) uint64 {
+// successor is the voter that is furthest of those heard of lately and on a
+// node that takes it (nil: all do); None if g does not lead, is alone or
+// changes hands already.
+func successor(g *group, takes func(proto.NodeID) bool) uint64 {
 	st := g.raft.BasicStatus()
 	if st.RaftState != raft.StateLeader || st.LeadTransferee != raft.None {
 		return raft.None
@@ -57,7 +60,7 @@ func successor(g *group) uint64 {
 			return
 		}
 		// A group at rest hears of nobody; its followers have everything.
-		if !pr.RecentActive && !g.quiet {
+		if !pr.RecentActive && !g.quiet || takes != nil && !takes(g.nodes[id]) {
 			return
 		}
 		if pr.Match > furthest || pr.Match == furthest && id < best {

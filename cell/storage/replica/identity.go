@@ -13,12 +13,14 @@ import (
 
 // Keys of the log store, numbers in big endian:
 //
+//	range(8) 'd'            tombstone: the descriptor that did not name this node any more
 //	range(8) 'e' index(8)   entry: type(1) term(8) data
 //	range(8) 'g'            a snapshot being installed
 //	range(8) 'h'            hard state: term(8) vote(8) commit(8)
 //	range(8) 'i'            identity of this node's replica
 //	range(8) 't'            truncated: index(8) term(8) of the last entry cut off
 const (
+	tagTombstone = 'd'
 	tagEntry     = 'e'
 	tagInstall   = 'g'
 	tagHardState = 'h'
@@ -38,30 +40,45 @@ func entryKey(r proto.RangeID, index uint64) []byte {
 // the state and completed after it, so that a lost half is noticed: a replica
 // that forgot its votes must never come back under the same id.
 type identity struct {
-	created     bool   // the state was written
+	stage       stage
 	replica     uint64 // held here; 0: none
 	tombstone   uint64 // the lowest replica id still allowed
 	incarnation []byte
 }
 
+// stage is where a replica is in its life:
+//
+//	(none) ──► creating ──► created ──► removing ──► (none, with a tombstone)
+//	   └─────► empty ──snapshot──┘        ▲
+//	             └────────────────────────┘
+//	created ──► recovering ──► created
+type stage byte
+
+const (
+	stageCreating stage = 0 // its state may be half written
+	stageCreated  stage = 1
+	stageEmpty    stage = 2 // it has no state before its first snapshot
+	stageRemoving stage = 3 // its state may be half deleted
+	// It is the one voter of its log, under a new id that the descriptor does
+	// not name yet.
+	stageRecovering stage = 4
+)
+
 const identityFormat = 1
 
 func (i identity) encode() []byte {
-	b := []byte{identityFormat, 0}
-	if i.created {
-		b[1] = 1
-	}
+	b := []byte{identityFormat, byte(i.stage)}
 	b = binary.BigEndian.AppendUint64(b, i.replica)
 	b = binary.BigEndian.AppendUint64(b, i.tombstone)
 	return append(b, i.incarnation...)
 }
 
 func decodeIdentity(b []byte) (identity, error) {
-	if len(b) < 18 || b[0] != identityFormat || b[1] > 1 {
+	if len(b) < 18 || b[0] != identityFormat || b[1] > byte(stageRecovering) {
 		return identity{}, errors.New("the identity record is damaged or of a newer release")
 	}
 	return identity{
-		created:     b[1] == 1,
+		stage:       stage(b[1]),
 		replica:     binary.BigEndian.Uint64(b[2:]),
 		tombstone:   binary.BigEndian.Uint64(b[10:]),
 		incarnation: append([]byte(nil), b[18:]...),

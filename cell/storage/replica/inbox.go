@@ -26,14 +26,17 @@ type inbox struct {
 	closed bool
 }
 
-// received is one thing another node said; exactly one of the last three is set.
+// received is one thing another node said; exactly one of msg, quiet, joint and
+// alive is set.
 type received struct {
 	from  proto.NodeID
 	rng   proto.RangeID
 	to    uint64 // the replica it is for
 	msg   *raftpb.Message
 	quiet *cellpb.QuietGroup
+	joint *cellpb.JointNote
 	alive bool
+	rules uint32 // with alive
 }
 
 type readRequest struct {

@@ -9,7 +9,6 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/waggle-im/waggle/proto"
-	cellpb "github.com/waggle-im/waggle/proto/cell"
 )
 
 // logStore is one range's log: raft.Storage for reading, batches for writing.
@@ -299,17 +298,4 @@ func (s *logStore) readEntries(lo, hi uint64, visit func(*raftpb.Entry) bool) (f
 		return false, fmt.Errorf("replica: log of range %s lacks entry %d: %w", s.rng, next, pebble.ErrCorruption)
 	}
 	return false, nil
-}
-
-// confState is the Raft configuration a descriptor stands for.
-func confState(d *cellpb.Descriptor) *raftpb.ConfState {
-	cs := &raftpb.ConfState{AutoLeave: new(false)}
-	for _, r := range d.GetReplicas() {
-		if r.GetLearner() {
-			cs.Learners = append(cs.Learners, r.GetId())
-		} else {
-			cs.Voters = append(cs.Voters, r.GetId())
-		}
-	}
-	return cs
 }

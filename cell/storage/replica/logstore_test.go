@@ -129,7 +129,7 @@ func TestLogStoreAgainstAModel(t *testing.T) {
 
 // Whatever stands in a record is decoded or refused, and nothing else.
 func FuzzRecords(f *testing.F) {
-	f.Add(identity{created: true, replica: 3, tombstone: 2, incarnation: []byte("x")}.encode())
+	f.Add(identity{stage: stageCreated, replica: 3, tombstone: 2, incarnation: []byte("x")}.encode())
 	f.Add(place{index: 1, term: 2}.encode())
 	f.Add(encodeHardState(&raftpb.HardState{Term: new(uint64(7))}))
 	f.Add(encodeEntry(&raftpb.Entry{Term: new(uint64(3)), Data: []byte("data")}))

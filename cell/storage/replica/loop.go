@@ -97,6 +97,7 @@ func (n *Node) markDirty(g *group) {
 func (n *Node) stepReceived(in *received) {
 	n.heard(in.from)
 	if in.alive {
+		n.heardRules(in.from, in.rules)
 		return
 	}
 	n.mu.RLock()
@@ -105,12 +106,22 @@ func (n *Node) stepReceived(in *received) {
 	if g == nil || g.failed || g.installing || in.to != 0 && in.to != g.id {
 		return
 	}
+	if in.joint != nil {
+		n.jointNoted(g, in.joint)
+		return
+	}
 	if in.quiet != nil {
 		n.offers = append(n.offers, quietOffer{g: g, q: in.quiet})
 		return
 	}
 	if in.msg.GetType() != raftpb.MsgHeartbeatResp {
 		g.idle = 0
+	}
+	g.heardOf(in, n.ticks)
+	if g.empty && in.msg.GetType() == raftpb.MsgApp && in.msg.GetIndex() == 0 {
+		// The log from its very beginning, of a range older than FirstIndex:
+		// of no use without the first state.
+		return
 	}
 	if n.noSpace != nil && len(in.msg.GetEntries()) > 0 {
 		return // what is left of the disk is for compactions; the leader sends it again
@@ -220,9 +231,22 @@ func (n *Node) stepProposals(g *group) []*proposal {
 			return nil
 		}
 	}
+	props = slices.DeleteFunc(props, func(p *proposal) bool {
+		err := n.checkChange(g, p.change)
+		if err != nil {
+			p.finish(nil, err)
+		}
+		return err != nil
+	})
+	if len(props) == 0 {
+		return nil
+	}
 	entries := make([]*raftpb.Entry, len(props))
 	for i, p := range props {
 		entries[i] = &raftpb.Entry{Data: p.data}
+		if p.change != nil {
+			entries[i].Type = raftpb.EntryConfChangeV2.Enum()
+		}
 		p.term = st.GetTerm()
 	}
 	err := g.raft.Step(&raftpb.Message{Type: raftpb.MsgProp.Enum(), From: new(g.id), Entries: entries})
@@ -366,7 +390,7 @@ func (n *Node) writeLog(appends []appendWork, touched []*group, mustSync bool) e
 	if mustSync {
 		opts = n.cfg.SyncWrites
 		n.metrics.syncs.Inc()
-		n.unsealed = true
+		n.unsealed = sealRecords
 	}
 	n.metrics.entries.Add(float64(entries))
 	if err := b.Commit(opts); err != nil {
@@ -375,12 +399,17 @@ func (n *Node) writeLog(appends []appendWork, touched []*group, mustSync bool) e
 	return nil
 }
 
+// sealRecords is how many empty records end the log: Pebble notes how far it
+// has synced only after it has told whoever waited, so one that is written at
+// once may not know.
+const sealRecords = 2
+
 // sealLog writes an empty record behind what was synced since the last tick.
 // It says up to where the log was synced: only by that can damage to the last
 // entries be told from a write that a crash broke off (engine's DESIGN.md).
 func (n *Node) sealLog() {
-	if n.unsealed {
-		n.unsealed = false
+	if n.unsealed > 0 {
+		n.unsealed--
 		// If it fails so does the next write, which is judged.
 		_ = n.cfg.Log.LogData(nil, pebble.NoSync)
 	}
@@ -475,6 +504,12 @@ func (g *group) abandon(err error) {
 	}
 	g.proposals, g.reads, g.readIndex = nil, nil, map[uint64][]func(error){}
 	g.mu.Lock()
+	for _, waiting := range g.digests {
+		for _, done := range waiting {
+			done <- digested{err: err}
+		}
+	}
+	g.digests = nil
 	for _, w := range g.readWaits {
 		reads = append(reads, w.done)
 	}

@@ -41,7 +41,7 @@ type Node struct {
 	peers      map[proto.NodeID]*peer
 	offers     []quietOffer
 	truncating bool
-	unsealed   bool          // the log was synced since the last tick
+	unsealed   int           // how many empty records the end of the log still needs
 	noSpace    error         // as of the last check
 	held       []snapshotJob // Inline only: begun when the step ends
 
@@ -49,6 +49,7 @@ type Node struct {
 	groups   map[proto.RangeID]*group
 	creating map[proto.RangeID]bool
 	broken   map[proto.RangeID]error // replicas that could not be opened
+	tombs    map[proto.RangeID]*cellpb.Descriptor
 	space    error
 }
 
@@ -61,10 +62,15 @@ type Status struct {
 	Applied     uint64
 	Committed   uint64
 	First       uint64 // the oldest entry its log holds
+	LastIndex   uint64 // of its log
+	LastTerm    uint64
 	RunningHash uint64 // at Applied
+	Rules       uint32 // the version its entries are applied by; 0: Empty
 	Quiet       bool
 	Leading     bool
-	Err         error // why the replica has stopped, nil if it runs
+	Empty       bool          // it waits for its first snapshot
+	Pause       time.Duration // how long writes stopped here when the range last changed owner; 0: never
+	Err         error         // why the replica has stopped, nil if it runs
 }
 
 // New opens every replica on disk. A replica that cannot be opened is
@@ -87,6 +93,7 @@ func New(cfg Config) (*Node, error) {
 		groups:   map[proto.RangeID]*group{},
 		creating: map[proto.RangeID]bool{},
 		broken:   map[proto.RangeID]error{},
+		tombs:    map[proto.RangeID]*cellpb.Descriptor{},
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.workers = newWorkers(cfg.ApplyWorkers)
@@ -116,13 +123,22 @@ func (n *Node) openAll() error {
 	}
 	var ranges []proto.RangeID
 	for _, r := range onDisk {
-		if _, ok := ids[r]; !ok {
+		if id, ok := ids[r]; !ok || id.replica == 0 {
 			n.refuse(r, fmt.Errorf("replica: range %s has state and no log: the log store was lost: %s", r, engine.WayOut))
 		}
 	}
 	for r, id := range ids {
-		if id.created {
-			ranges = append(ranges, r) // the others are created again by whoever asked
+		switch id.stage {
+		case stageCreated, stageEmpty, stageRecovering:
+			ranges = append(ranges, r)
+		case stageRemoving:
+			if err := n.deleteReplica(r, id); err != nil {
+				return err
+			}
+		case stageCreating: // created again by whoever asked
+		}
+		if err := n.openTombstone(r, id); err != nil {
+			return wayOut(err)
 		}
 	}
 	slices.Sort(ranges)
@@ -411,7 +427,8 @@ func (n *Node) Status() []Status {
 		out = append(out, Status{
 			Descriptor: g.pub.desc, Replica: proto.ReplicaID(g.id), Leader: g.pub.leader,
 			Term: g.pub.term, Applied: g.pub.applied, Committed: max(g.pub.commit, g.pub.applied),
-			First: g.pub.first, RunningHash: g.pub.hash, Quiet: g.pub.quiet, Leading: g.pub.leading, Err: g.pub.failed,
+			First: g.pub.first, LastIndex: g.pub.last.index, LastTerm: g.pub.last.term, RunningHash: g.pub.hash, Rules: g.pub.rules, Quiet: g.pub.quiet, Leading: g.pub.leading,
+			Empty: g.pub.empty, Pause: g.pub.pause, Err: g.pub.failed,
 		})
 		g.mu.Unlock()
 	}

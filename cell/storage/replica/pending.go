@@ -19,8 +19,9 @@ import (
 type proposal struct {
 	g           *group
 	data        []byte
-	index, term uint64 // once appended
-	own         bool   // the leader's own: goes through on a full disk too
+	index, term uint64                 // once appended
+	own         bool                   // the leader's own: goes through on a full disk too
+	change      *cellpb.ChangeReplicas // set: a membership change
 	done        func(*cellpb.Applied, error)
 }
 

@@ -16,6 +16,7 @@ import (
 type peer struct {
 	heard  uint64 // tick of its last sign of life
 	silent bool   // its quiet groups were woken
+	rules  uint32 // the newest it applies by, as it said since it was last lost; 0: not known
 	quiet  []*cellpb.QuietGroup
 }
 
@@ -33,6 +34,9 @@ func (n *Node) tick() {
 	}
 	if n.ticks%spaceTicks == 1 {
 		n.checkSpace()
+	}
+	if n.ticks%raiseTicks == 0 {
+		n.raiseRules()
 	}
 	n.metrics.quiet.Set(float64(n.quietCount()))
 }
@@ -86,13 +90,14 @@ func (n *Node) tickGroup(g *group) {
 		return
 	}
 	n.markDirty(g)
+	n.tendJoint(g)
 }
 
 // canRest tells whether a leader has nothing to do and all its followers are
 // known to have everything. All of them must have answered lately: a woken
 // leader is judged by CheckQuorum on what was noted before it rested.
 func (n *Node) canRest(g *group) bool {
-	if !g.leading || len(g.proposals) > 0 || len(g.reads) > 0 || len(g.readIndex) > 0 || g.sending > 0 || g.hasPending() {
+	if !g.leading || g.desc.Joint() || len(g.proposals) > 0 || len(g.reads) > 0 || len(g.readIndex) > 0 || g.sending > 0 || g.hasPending() {
 		return false
 	}
 	last := g.store.last.index
@@ -159,6 +164,9 @@ func (n *Node) wake(g *group) {
 		return
 	}
 	g.quiet, g.idle = false, 0
+	for id := range g.nodes {
+		g.heard[id] = n.heardAtRest(g, id) // while it rested their nodes spoke for them
+	}
 	n.active[g.rng] = g
 	n.metrics.wakes.Inc()
 	g.publish()
@@ -191,7 +199,7 @@ func (n *Node) tickPeers() {
 		if n.ticks%uint64(n.cfg.PeerHeartbeatTicks) == 0 {
 			quiet := p.quiet
 			p.quiet = nil
-			if !n.transport.Send(node, &cellpb.RaftBatch{Alive: true, Quiet: quiet}) {
+			if !n.transport.Send(node, &cellpb.RaftBatch{Alive: true, Rules: n.cfg.Rules, Quiet: quiet}) {
 				n.wakeAround(node, quiet)
 			}
 		}
@@ -218,6 +226,9 @@ func (n *Node) wakeAround(node proto.NodeID, quiet []*cellpb.QuietGroup) {
 // leader there and stands for election in time; a leader finds out whether it
 // still has its quorum.
 func (n *Node) peerLost(node proto.NodeID) {
+	if p := n.peers[node]; p != nil {
+		p.rules = 0 // it may come back as another release
+	}
 	groups := n.groupsInOrder()
 	for _, g := range groups {
 		if !g.quiet || g.failed {

@@ -79,7 +79,7 @@ func (n *Node) replaceState(g *group, in *incoming) error {
 	if err := n.ingest(g.rng, in.files); err != nil {
 		return err
 	}
-	if c, ok := g.machine.(io.Closer); ok {
+	if c, ok := g.machine.(io.Closer); ok { // none, if the replica was empty
 		_ = c.Close()
 	}
 	m, err := n.cfg.Machines.Open(g.rng)
@@ -136,14 +136,20 @@ func (n *Node) stateReplaced(g *group, m *raftpb.Message, in *incoming, err erro
 		in.done <- err
 		return
 	}
-	g.installing = false
+	g.installing, g.empty = false, false
+	old := g.desc
 	g.desc = g.machine.Descriptor()
 	g.setNodes(g.desc)
 	g.store.conf = m.GetSnapshot().GetMetadata().GetConfState()
 	n.learnPeers(g)
+	if err := g.checkConf(); err != nil {
+		n.fail(g, err)
+		in.done <- err
+		return
+	}
 	g.mu.Lock()
-	g.pub.desc, g.pub.hash = g.desc, g.machine.RunningHash()
-	g.pub.applied, g.pub.appTerm = in.at.index, in.at.term
+	g.pub.desc, g.pub.hash, g.pub.rules = g.desc, g.machine.State().GetRunningHash(), g.machine.State().GetRules()
+	g.pub.applied, g.pub.appTerm, g.pub.empty = in.at.index, in.at.term, false
 	g.mu.Unlock()
 	for _, p := range g.takePending(func(p *proposal) bool { return p.index <= in.at.index }) {
 		p.finish(nil, outcomeUnknown(g.rng))
@@ -155,6 +161,7 @@ func (n *Node) stateReplaced(g *group, m *raftpb.Message, in *incoming, err erro
 	_ = n.cfg.FS.RemoveAll(in.dir)
 	in.done <- nil
 	n.touch(g)
+	n.descriptorChanged(g, old)
 }
 
 func (n *Node) resetLog(g *group, m *raftpb.Message, in *incoming) error {
@@ -162,6 +169,14 @@ func (n *Node) resetLog(g *group, m *raftpb.Message, in *incoming) error {
 	defer b.Close()
 	g.store.reset(b, in.at)
 	g.writeTo(b, m)
+	if g.empty {
+		id, _, err := readIdentity(n.cfg.Log, g.rng)
+		if err != nil {
+			return err
+		}
+		id.stage = stageCreated
+		g.store.set(b, tagIdentity, id.encode())
+	}
 	g.store.keep(b.Delete(logKey(g.rng, tagInstall), nil))
 	if g.store.err != nil {
 		return g.store.err
@@ -185,21 +200,22 @@ func (n *Node) readNote(r proto.RangeID) (*installNote, error) {
 	return note, nil
 }
 
-// redoInstall does again what a crash may have left half done.
-func (n *Node) redoInstall(r proto.RangeID) error {
+// redoInstall does again what a crash may have left half done, and tells
+// whether there was anything.
+func (n *Node) redoInstall(r proto.RangeID, id identity) (done bool, err error) {
 	note, err := n.readNote(r)
 	if err != nil || note == nil {
-		return err
+		return false, err
 	}
 	if err := n.ingest(r, note.Files); err != nil {
-		return err
+		return false, err
 	}
 	state := new(cellpb.RangeState)
 	if err := getProto(n.cfg.State, engine.RangeStateKey(r), state); err != nil {
-		return err
+		return false, err
 	}
 	if state.GetAppliedIndex() != note.Index {
-		return fmt.Errorf("replica: range %s is at entry %d and the snapshot being installed was of %d: %w",
+		return false, fmt.Errorf("replica: range %s is at entry %d and the snapshot being installed was of %d: %w",
 			r, state.GetAppliedIndex(), note.Index, pebble.ErrCorruption)
 	}
 	s, found, err := openLogStore(n.cfg.Log, r, n.cfg.CacheBytes)
@@ -207,19 +223,22 @@ func (n *Node) redoInstall(r proto.RangeID) error {
 		err = fmt.Errorf("replica: the log of range %s is lost: %w", r, pebble.ErrCorruption)
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	b := n.cfg.Log.NewBatch()
 	defer b.Close()
 	s.reset(b, place{index: note.Index, term: note.Term})
-	if err := b.Delete(logKey(r, tagInstall), nil); err != nil {
-		return err
+	id.stage = stageCreated
+	s.set(b, tagIdentity, id.encode())
+	s.keep(b.Delete(logKey(r, tagInstall), nil))
+	if s.err != nil {
+		return false, s.err
 	}
 	if err := b.Commit(n.cfg.SyncWrites); err != nil {
-		return fmt.Errorf("replica: reset the log of range %s: %w", r, err)
+		return false, fmt.Errorf("replica: reset the log of range %s: %w", r, err)
 	}
 	_ = n.cfg.FS.RemoveAll(note.Dir)
-	return nil
+	return true, nil
 }
 
 // cleanSnapshotDir removes what was received and never noted.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/zeebo/xxh3"
@@ -55,6 +56,9 @@ type snapshotJob struct {
 	g  *group
 	to proto.NodeID
 	m  *raftpb.Message // MsgSnap
+
+	copied  *atomic.Int64 // bytes sent
+	limiter *rate.Limiter // of this one, beside the node's; nil: none
 }
 
 func newSnapshotSender(n *Node) *snapshotSender {
@@ -67,7 +71,14 @@ func newSnapshotSender(n *Node) *snapshotSender {
 
 // queueSnapshot takes over a MsgSnap of Raft. Raft waits for the report.
 func (n *Node) queueSnapshot(g *group, m *raftpb.Message) {
-	job := snapshotJob{g: g, to: g.nodes[m.GetTo()], m: m}
+	job := snapshotJob{g: g, to: g.nodes[m.GetTo()], m: m, copied: new(atomic.Int64)}
+	if limit := g.desc.ReplicaOf(m.GetTo()).GetCopyBytesPerS(); limit > 0 {
+		job.limiter = rate.NewLimiter(rate.Limit(limit), snapshotChunkBytes)
+	}
+	if g.copied == nil {
+		g.copied = map[uint64]*atomic.Int64{}
+	}
+	g.copied[m.GetTo()] = job.copied
 	g.sending++
 	if n.cfg.Inline {
 		n.held = append(n.held, job) // copied as of the end of the step, so that a simulation repeats
@@ -161,8 +172,13 @@ func (s *snapshotSender) send(ctx context.Context, job snapshotJob) error {
 		return answerOf(stream, err)
 	}
 	c := chunker{send: func(chunk *cellpb.SnapshotChunk, bytes int) error {
-		if err := s.limiter.WaitN(ctx, min(bytes, s.limiter.Burst())); err != nil {
-			return err
+		for _, limiter := range []*rate.Limiter{job.limiter, s.limiter} {
+			if limiter == nil {
+				continue
+			}
+			if err := limiter.WaitN(ctx, min(bytes, limiter.Burst())); err != nil {
+				return err
+			}
 		}
 		// An excise reaches through snapshots of the store, so a copy begun
 		// before this replica was itself replaced is void.
@@ -170,6 +186,7 @@ func (s *snapshotSender) send(ctx context.Context, job snapshotJob) error {
 			return errors.New("the sender's own state was replaced")
 		}
 		s.n.metrics.snapshotBytes.Add(float64(bytes))
+		job.copied.Add(int64(bytes))
 		return stream.Send(chunk)
 	}}
 	if err := c.copy(snap, g.rng); err != nil {

@@ -55,7 +55,9 @@ type peerQueue struct {
 	messages []*cellpb.RaftMessage
 	bytes    int
 	quiet    []*cellpb.QuietGroup
+	joint    []*cellpb.JointNote
 	alive    bool
+	rules    uint32 // with alive
 }
 
 func newStreams(n *Node) *streams {
@@ -73,13 +75,16 @@ func (s *streams) Send(to proto.NodeID, b *cellpb.RaftBatch) bool {
 		bytes += len(m.Message)
 	}
 	q.mu.Lock()
-	fits := len(q.messages)+len(b.Messages) <= s.n.cfg.PeerQueueMessagesMax &&
+	fits := len(q.messages)+len(b.Messages)+len(q.joint)+len(b.Joint) <= s.n.cfg.PeerQueueMessagesMax &&
 		(q.bytes == 0 || q.bytes+bytes <= s.n.cfg.PeerQueueBytesMax)
 	if fits {
 		q.messages = append(q.messages, b.Messages...)
 		q.quiet = append(q.quiet, b.Quiet...)
+		q.joint = append(q.joint, b.Joint...)
 		q.bytes += bytes
-		q.alive = q.alive || b.Alive
+		if b.Alive {
+			q.alive, q.rules = true, b.Rules
+		}
 	}
 	q.mu.Unlock()
 	if fits {
@@ -182,7 +187,7 @@ func (s *streams) feedOnce(q *peerQueue) (worked bool) {
 func (q *peerQueue) take() *cellpb.RaftBatch {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if len(q.messages) == 0 && !q.alive && len(q.quiet) == 0 {
+	if len(q.messages) == 0 && !q.alive && len(q.quiet) == 0 && len(q.joint) == 0 {
 		return nil
 	}
 	size, count := 0, 0
@@ -190,10 +195,13 @@ func (q *peerQueue) take() *cellpb.RaftBatch {
 		size += len(q.messages[count].Message)
 		count++
 	}
-	b := &cellpb.RaftBatch{Messages: q.messages[:count:count], Alive: q.alive}
+	b := &cellpb.RaftBatch{Messages: q.messages[:count:count], Alive: q.alive, Joint: q.joint}
 	q.messages = q.messages[count:]
 	q.bytes -= size
-	q.alive = false
+	if q.alive {
+		b.Rules = q.rules
+	}
+	q.alive, q.joint = false, nil
 	if len(q.messages) == 0 { // a group rests after what was said before
 		q.messages = nil
 		b.Quiet, q.quiet = q.quiet, nil
@@ -206,7 +214,7 @@ func (q *peerQueue) take() *cellpb.RaftBatch {
 func (q *peerQueue) drop() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.messages, q.quiet, q.bytes, q.alive = nil, nil, 0, false
+	q.messages, q.quiet, q.joint, q.bytes, q.alive = nil, nil, nil, 0, false
 }
 
 // Snapshot implements Transport.
@@ -278,8 +286,9 @@ func (n *Node) Receive(from proto.NodeID, b *cellpb.RaftBatch) error {
 	for _, q := range b.GetQuiet() {
 		items = append(items, received{from: from, rng: proto.RangeID(q.GetRange()), quiet: q})
 	}
+	items = append(items, receiveJoint(from, b.GetJoint())...)
 	if b.GetAlive() {
-		items = append(items, received{from: from, alive: true})
+		items = append(items, received{from: from, alive: true, rules: b.GetRules()})
 	}
 	n.metrics.received.Add(float64(len(items)))
 	n.metrics.dropped.Add(float64(n.inbox.receive(items, bytes)))

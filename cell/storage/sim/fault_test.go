@@ -30,6 +30,16 @@ type fault struct {
 	beforeSnapshot func(n *node, r proto.RangeID)
 
 	ackBeforeCommit bool
+
+	// Of moves.
+	moves         bool // it needs ranges that move
+	grantsAnyway  bool
+	readyEarly    bool
+	noGate        bool
+	chunk         func(r proto.RangeID, c *cellpb.SnapshotChunk) *cellpb.SnapshotChunk
+	raiseAnyway   bool // leaders raise the rules whatever others support
+	beforeRemoval func(n *node, d *cellpb.Descriptor) *cellpb.Descriptor
+	afterRemoval  func(n *node, r proto.RangeID)
 }
 
 // Sync switched off: a vote or an entry that was promised is gone after the
@@ -228,10 +238,6 @@ func (m *shuffling) Apply(index, term uint64, data []byte) *cellpb.Applied {
 // keepOldKeys puts back, after a snapshot was installed, what the replica had
 // before and the snapshot has not.
 func keepOldKeys() fault {
-	type place struct {
-		node int
-		rng  proto.RangeID
-	}
 	type row struct{ key, value []byte }
 	had := map[place][]row{}
 	return fault{

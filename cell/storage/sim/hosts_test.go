@@ -14,6 +14,7 @@ type host struct {
 	node         *node // it runs beside the leader that granted it
 	life         int
 	rng          proto.RangeID
+	epoch        uint64 // of the range when it was granted
 	term, number uint64
 	waiting      []request
 }
@@ -38,11 +39,22 @@ const (
 	lateMax     = 200
 )
 
-// grant has a new leader make a host.
+// grant has a new leader make a host, if its cell owns the range as far as it
+// knows.
 func (w *world) grant(n *node, r proto.RangeID, term, number uint64) {
-	e := &cellpb.Entry{Range: uint64(r), Epoch: firstEpoch, TimeMs: w.nowMs() + n.skewMs, Commands: []*cellpb.Command{
+	d, held := n.rep.Descriptor(r)
+	if !held || d.GetCell() != string(n.cell) && !w.opt.fault.grantsAnyway {
+		delete(n.granting, r)
+		return // DescriptorChanged comes back here
+	}
+	n.granting[r] = term
+	epoch := d.GetEpoch()
+	e := &cellpb.Entry{Range: uint64(r), Epoch: epoch, TimeMs: w.nowMs() + n.skewMs, Commands: []*cellpb.Command{
 		{Body: &cellpb.Command_GrantHost{GrantHost: &cellpb.GrantHost{Number: number, Node: string(n.id)}}},
 	}}
+	if w.mover != nil && w.chance(10) {
+		w.keepLate(r, e)
+	}
 	life := n.life
 	w.propose(n, r, e, func(a *cellpb.Applied, err error) {
 		if n.life != life || n.rep == nil {
@@ -50,7 +62,7 @@ func (w *world) grant(n *node, r proto.RangeID, term, number uint64) {
 		}
 		if err == nil && len(a.GetResults()) == 1 && a.Results[0].Code == 0 {
 			w.note("granted", r, term, number, n.index)
-			hosts := append(w.hosts[r], &host{w: w, node: n, life: life, rng: r, term: term, number: number})
+			hosts := append(w.hosts[r], &host{w: w, node: n, life: life, rng: r, epoch: epoch, term: term, number: number})
 			w.hosts[r] = hosts[max(0, len(hosts)-hostsKept):]
 			return
 		}
@@ -105,7 +117,7 @@ func (h *host) work() {
 		return
 	}
 	e := &cellpb.Entry{
-		Range: uint64(h.rng), Epoch: firstEpoch, TimeMs: w.nowMs() + n.skewMs, Grant: &cellpb.GrantRef{Term: h.term, Number: h.number},
+		Range: uint64(h.rng), Epoch: h.epoch, TimeMs: w.nowMs() + n.skewMs, Grant: &cellpb.GrantRef{Term: h.term, Number: h.number},
 	}
 	for _, r := range batch {
 		e.Commands = append(e.Commands, r.cmd)
@@ -145,7 +157,7 @@ func (r request) answer(w *world, from int, res *cellpb.Result, a *cellpb.Applie
 func (w *world) keepLate(r proto.RangeID, e *cellpb.Entry) {
 	c := pb.CloneOf(e)
 	if w.chance(40) {
-		c.Epoch = uint64(firstEpoch - 1 + 2*w.rng.IntN(2))
+		c.Epoch = c.Epoch - 1 + 2*uint64(w.rng.IntN(2))
 	}
 	w.late = append(w.late, lateEntry{r, c})
 	w.late = w.late[max(0, len(w.late)-lateMax):]
@@ -162,7 +174,11 @@ func (w *world) wakeLate() {
 		return
 	}
 	e := pb.CloneOf(l.entry)
-	if e.Epoch != firstEpoch && len(w.hosts[l.rng]) > 0 {
+	epoch := w.judge.owns[l.rng].epoch
+	switch {
+	case e.Grant == nil && e.Epoch >= epoch:
+		return // a leader's own: nobody but itself could say it again
+	case e.Grant != nil && e.Epoch != epoch && len(w.hosts[l.rng]) > 0:
 		// A grant in order, so that the epoch alone is judged.
 		hosts := w.hosts[l.rng]
 		h := hosts[len(hosts)-1]

@@ -23,6 +23,8 @@ type judge struct {
 	logs    map[proto.RangeID]*rangeLog
 	leaders map[leadership]int
 	created map[proto.RangeID]int
+	owns    map[proto.RangeID]*ownership
+	removed map[place]uint64        // the greatest replica id that a node has deleted
 	timeMs  map[proto.RangeID]int64 // of the range's clock
 }
 
@@ -49,7 +51,7 @@ const violationsMax = 20
 func newJudge() *judge {
 	return &judge{
 		logs: map[proto.RangeID]*rangeLog{}, leaders: map[leadership]int{}, created: map[proto.RangeID]int{},
-		timeMs: map[proto.RangeID]int64{},
+		owns: map[proto.RangeID]*ownership{}, removed: map[place]uint64{}, timeMs: map[proto.RangeID]int64{},
 	}
 }
 
@@ -71,8 +73,9 @@ func (j *judge) leads(r proto.RangeID, term uint64, n *node) {
 // watched tells the judge what a replica applies.
 type watched struct {
 	replica.Machine
-	n   *node
-	rng proto.RangeID
+	n     *node
+	rng   proto.RangeID
+	rules uint32 // as of the last Commit; 0: there was none
 }
 
 func (m *watched) Apply(index, term uint64, data []byte) *cellpb.Applied {
@@ -85,7 +88,12 @@ func (m *watched) Commit() error {
 	err := m.Machine.Commit()
 	if err == nil {
 		index, _ := m.Applied()
-		m.n.w.judge.rec.Hash(history.Hash{Range: m.rng, Replica: proto.ReplicaID(m.n.index + 1), Index: index, Hash: m.RunningHash()})
+		m.n.w.judge.rec.Hash(history.Hash{Range: m.rng, Replica: proto.ReplicaID(m.n.index + 1), Index: index, Hash: m.State().GetRunningHash()})
+		m.n.w.judge.committed(m, index)
+		if rules := m.State().GetRules(); rules != m.rules && m.rules != 0 {
+			m.n.w.count("rules raised")
+		}
+		m.rules = m.State().GetRules()
 	}
 	return err
 }
@@ -94,7 +102,7 @@ func (m *watched) Commit() error {
 func (j *judge) applied(m *watched, index, term uint64, data []byte, out *cellpb.Applied) {
 	l := j.logs[m.rng]
 	if l == nil {
-		l = &rangeLog{}
+		l = &rangeLog{entries: make([]appliedEntry, state.FirstIndex)} // so far nothing is in the log
 		j.logs[m.rng] = l
 	}
 	raw, err := pb.Marshal(out)
@@ -133,15 +141,19 @@ func (j *judge) fences(m *watched, l *rangeLog, index, term uint64, data []byte,
 	}
 	switch {
 	case done == 0:
-	case e.Epoch != firstEpoch:
-		j.violate("I8: range %s entry %d of epoch %d is accepted at epoch %d", m.rng, index, e.Epoch, firstEpoch)
+	case e.Epoch != j.owns[m.rng].epoch:
+		j.violate("I8: range %s entry %d of epoch %d is accepted at epoch %d", m.rng, index, e.Epoch, j.owns[m.rng].epoch)
 	case e.Grant != nil && (e.Grant.Term != l.term || e.Grant.Number != l.number || e.Grant.Term != term):
 		j.violate("I8: range %s entry %d of grant %d.%d is accepted in term %d under grant %d.%d",
 			m.rng, index, e.Grant.Term, e.Grant.Number, term, l.term, l.number)
 	}
-	for _, c := range e.Commands {
-		if g := c.GetGrantHost(); g != nil && e.Grant == nil && e.Epoch == firstEpoch {
+	for i, c := range e.Commands {
+		if g := c.GetGrantHost(); g != nil && e.Grant == nil && e.Epoch == j.owns[m.rng].epoch {
 			l.term, l.number = term, g.Number
+			j.granted(m, index, g)
+		}
+		if change := c.GetChangeReplicas(); change != nil && out.Results[i].Code == 0 {
+			j.changed(m, index, change)
 		}
 	}
 }
@@ -154,6 +166,7 @@ func (w *world) settle() {
 	}
 	w.until("everything settled", func() bool {
 		w.chatter()
+		w.mover.tend()
 		tick := momentsPerTick * len(w.nodes)
 		if w.moment%(100*tick) == 0 {
 			w.compare()
@@ -193,7 +206,7 @@ func (w *world) settled() string {
 			if peer.rep == nil {
 				return fmt.Sprintf("node %s is down", peer.id)
 			}
-			if s := peer.status(r); s.Applied != at.Applied || s.Committed != s.Applied {
+			if s := peer.status(r); s.Empty || s.Applied != at.Applied || s.Committed != s.Applied {
 				return fmt.Sprintf("range %s is at %d on %s and at %d on %s", r, at.Applied, n.id, s.Applied, peer.id)
 			}
 		}
@@ -203,7 +216,7 @@ func (w *world) settled() string {
 			return fmt.Sprintf("range %s has %d rows on its channels", r, rows)
 		}
 	}
-	return ""
+	return w.mover.unsettled()
 }
 
 // compare holds replicas at one applied index to one hash and to equal keys.
@@ -212,7 +225,7 @@ func (w *world) compare() {
 		var first *node
 		for _, n := range w.holders(r) {
 			switch {
-			case n.rep == nil:
+			case n.rep == nil || n.status(r).Empty:
 			case first == nil:
 				first = n
 			case n.status(r).Applied != first.status(r).Applied:
@@ -228,6 +241,7 @@ func (w *world) compare() {
 // inspect joins what people saw with what is stored in the end.
 func (w *world) inspect() {
 	w.compare()
+	w.mover.inspect()
 	for _, r := range w.ranges {
 		lead := w.leader(r)
 		for _, n := range w.holders(r) {

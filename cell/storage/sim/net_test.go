@@ -98,6 +98,7 @@ func (tr transport) Send(to proto.NodeID, b *cellpb.RaftBatch) bool {
 		w.t.Fatal(err)
 	}
 	w.note("raft", n.index, peer.index, xxh3.Hash(raw))
+	w.judge.sent(n, peer, b)
 	w.send(n.index, peer.index, func() {
 		if peer.rep == nil {
 			return
@@ -133,6 +134,9 @@ func (tr transport) Snapshot(ctx context.Context, to proto.NodeID) (replica.Snap
 }
 
 func (s *stream) Send(c *cellpb.SnapshotChunk) error {
+	if plant := s.w.opt.fault.chunk; plant != nil && len(s.chunks) > 0 {
+		c = plant(proto.RangeID(s.chunks[0].GetHeader().GetRange()), c)
+	}
 	s.chunks = append(s.chunks, c)
 	return nil
 }

@@ -34,7 +34,8 @@ type post struct {
 	id, after proto.ClientMsgID
 	chained   bool // has an after
 	over      bool
-	next      int // moment of the next try
+	dead      bool // of a run of the program that is over
+	next      int  // moment of the next try
 }
 
 type lackingBody struct {
@@ -201,6 +202,9 @@ func (d *device) answered(p *post, res *cellpb.Result, a *cellpb.Applied) {
 	w := d.w
 	w.note("answer", d.user, p.id.String(), res.Code, res.Seq)
 	w.push(a)
+	if p.dead {
+		return // the program that would have heard it is none any more
+	}
 	switch proto.Code(res.Code) {
 	case 0:
 		w.count("acknowledged")
@@ -235,7 +239,7 @@ func (d *device) forget(p *post) {
 // server's time.
 func (d *device) giveUp(timeMs int64) {
 	for _, p := range d.outbox {
-		p.over = true
+		p.over, p.dead = true, true
 		p.Failed(errors.New("too old"))
 	}
 	d.outbox, d.last, d.idMs = nil, map[string]proto.ClientMsgID{}, timeMs

@@ -123,4 +123,5 @@ func (w *world) heal() {
 	for _, n := range w.nodes {
 		n.downUntil, n.stalledUntil, n.cutAt, n.skewMs = 0, 0, 0, 0
 	}
+	w.mover.heal()
 }

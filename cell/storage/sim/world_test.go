@@ -43,6 +43,13 @@ type options struct {
 	fault         fault
 	keepTrace     bool
 	fair          bool // nothing goes wrong
+	moves         bool // ranges move between two cells of cellNodes nodes
+	replicas      int  // of a range that moves
+	// rules is the newest rules version of a node that starts now; nil: this
+	// release's.
+	rules func(n *node) uint32
+	// settled looks at the world when it has come to rest.
+	settled func(w *world)
 }
 
 // world is one run.
@@ -64,6 +71,7 @@ type world struct {
 	weather
 	trace trace
 	ids   uint64
+	mover *mover // nil: nothing moves
 
 	mu        sync.Mutex // guards the fields below; Raft's callbacks and streams
 	completed []completion
@@ -85,13 +93,17 @@ type node struct {
 	w      *world
 	index  int
 	id     proto.NodeID
+	cell   proto.CellID
 	fs     *vfs.MemFS
 	log    *pebble.DB
 	state  *pebble.DB
 	rep    *replica.Node // nil: down
 	life   int           // of its process
+	rules  uint32        // the newest that its program applies by
 	grants []pendingGrant
 	skewMs int64
+	// granting is the term in which it has granted the ranges that it leads.
+	granting map[proto.RangeID]uint64
 
 	nextTick, stalledUntil, downUntil int // moments
 
@@ -102,6 +114,8 @@ type node struct {
 	streams sync.WaitGroup
 }
 
+// pendingGrant has a leader make a host; term 0: if it leads, its cell owns
+// the range and there is none yet.
 type pendingGrant struct {
 	rng  proto.RangeID
 	term uint64
@@ -134,7 +148,14 @@ func newWorld(t *testing.T, opt options) *world {
 	w.trace.keep = opt.keepTrace
 	w.judge.rec = w.rec
 	for i := range opt.nodes {
-		w.nodes = append(w.nodes, &node{w: w, index: i, id: proto.NodeID(fmt.Sprintf("n%d", i+1)), fs: vfs.NewCrashableMem()})
+		cell := proto.CellID("c1")
+		if opt.moves && i >= cellNodes {
+			cell = "c2"
+		}
+		w.nodes = append(w.nodes, &node{w: w, index: i, id: proto.NodeID(fmt.Sprintf("n%d", i+1)), cell: cell, fs: vfs.NewCrashableMem()})
+	}
+	if opt.moves {
+		w.mover = newMover(w)
 	}
 	for _, n := range w.nodes {
 		n.start()
@@ -158,16 +179,15 @@ func (w *world) close() {
 	}
 }
 
-// create makes a range on three nodes.
+// create makes a range on the nodes of its home.
 func (w *world) create(r proto.RangeID) {
 	w.ranges = append(w.ranges, r)
-	d := &cellpb.Descriptor{Range: uint64(r), Cell: "c1", Epoch: firstEpoch, NextReplica: 4, Version: 1}
-	var on []*node
-	for i := range 3 {
-		n := w.nodes[(int(r)+i)%len(w.nodes)]
-		on = append(on, n)
+	on := w.home(r)
+	d := &cellpb.Descriptor{Range: uint64(r), Cell: string(on[0].cell), Epoch: firstEpoch, NextReplica: uint64(len(on) + 1), Version: 1}
+	for i, n := range on {
 		d.Replicas = append(d.Replicas, &cellpb.Replica{Id: uint64(i + 1), Node: string(n.id)})
 	}
+	w.judge.begin(d)
 	for i, n := range on {
 		req := &cellpb.CreateReplicaRequest{Descriptor_: d, Replica: uint64(i + 1), Incarnation: fmt.Appendf(nil, "incarnation-%04d", r)}
 		if err := n.rep.Create(w.t.Context(), req); err != nil {
@@ -176,10 +196,25 @@ func (w *world) create(r proto.RangeID) {
 	}
 }
 
+// home is where a range is created: on three nodes, or where it may move, on
+// some of one cell.
+func (w *world) home(r proto.RangeID) []*node {
+	first, among, count := 0, len(w.nodes), 3
+	if w.opt.moves {
+		first, among, count = int(r)%2*cellNodes, cellNodes, w.opt.replicas
+	}
+	var out []*node
+	for i := range count {
+		out = append(out, w.nodes[first+(int(r)+i)%among])
+	}
+	return out
+}
+
+// holders are the nodes of a range by its newest descriptor.
 func (w *world) holders(r proto.RangeID) []*node {
 	var out []*node
-	for i := range 3 {
-		out = append(out, w.nodes[(int(r)+i)%len(w.nodes)])
+	for _, have := range w.judge.owns[r].newest.GetReplicas() {
+		out = append(out, w.byID(proto.NodeID(have.Node)))
 	}
 	return out
 }
@@ -199,9 +234,13 @@ func openDB(w *world, fs vfs.FS, dir string) *pebble.DB {
 func (n *node) start() {
 	n.log, n.state = openDB(n.w, n.fs, "log"), openDB(n.w, n.fs, "state")
 	n.life++
+	n.rules = proto.RulesVersion
+	if n.w.opt.rules != nil {
+		n.rules = n.w.opt.rules(n)
+	}
 	cfg := replica.Config{
 		Self: n.id, Log: n.log, State: n.state, Machines: machines{n}, Observer: observer{n, n.life}, Transport: transport{n, n.life},
-		FS: n.fs, SnapshotDir: "snapshots", Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), Inline: true,
+		FS: n.fs, SnapshotDir: "snapshots", Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), Inline: true, Rules: n.rules,
 		TruncateTicks: 5, LogKeepBytes: 4 << 10, SnapshotBytesSec: 1 << 30,
 	}
 	if n.w.opt.fault.noSync && n.life > 1 {
@@ -212,6 +251,7 @@ func (n *node) start() {
 		n.w.t.Fatalf("seed %d: node %s cannot start: %v", n.w.opt.seed, n.id, err)
 	}
 	n.rep, n.nextTick, n.cutDisk, n.cutAt, n.foreseen = rep, n.w.moment, nil, 0, nil
+	n.granting = map[proto.RangeID]uint64{}
 }
 
 // stop ends the process in order; the disk keeps what was written.
@@ -254,7 +294,20 @@ func (n *node) step(tick bool) {
 	grants := n.grants
 	n.grants = nil
 	for _, g := range grants {
+		if g.term == 0 {
+			_, term, leading := n.rep.Leader(g.rng)
+			if !leading || n.granting[g.rng] == term {
+				continue
+			}
+			g.term = term
+		}
 		n.w.grant(n, g.rng, g.term, 1)
+	}
+	if n.w.opt.fault.readyEarly {
+		n.forgeReady()
+	}
+	if n.w.opt.fault.raiseAnyway {
+		n.raiseAnyway()
 	}
 }
 
@@ -278,8 +331,7 @@ func (w *world) next() {
 		}
 		n.step(tick)
 	}
-	w.complete()
-	w.rest()
+	w.rest() // whoever waits for what the step did has heard of it
 	w.takeStreams()
 	w.complete()
 }
@@ -302,6 +354,7 @@ func (w *world) complete() {
 		for _, c := range todo {
 			c.f()
 		}
+		w.rest() // all that follows from it is there before it is sorted
 	}
 }
 
@@ -325,10 +378,14 @@ func (w *world) run() {
 			w.disturb()
 		}
 		w.live()
+		w.mover.tend()
 		w.next()
 	}
 	w.heal()
 	w.settle()
+	if w.opt.settled != nil && len(w.judge.found) == 0 {
+		w.opt.settled(w)
+	}
 	if len(w.judge.found) == 0 {
 		w.inspect()
 	}
@@ -348,6 +405,16 @@ func (o observer) LeaderChanged(r proto.RangeID, term uint64, _ proto.NodeID, le
 	o.n.grants = append(o.n.grants, pendingGrant{r, term})
 }
 
+func (o observer) DescriptorChanged(r proto.RangeID, d *cellpb.Descriptor) {
+	if o.life != o.n.life {
+		return
+	}
+	o.n.grants = append(o.n.grants, pendingGrant{rng: r})
+	o.n.w.rec.Owner(history.Owner{
+		Observer: fmt.Sprintf("%s.%d", o.n.id, o.life), Range: r, Epoch: proto.Epoch(d.GetEpoch()), Cell: proto.CellID(d.GetCell()),
+	})
+}
+
 func (o observer) ReplicaFailed(r proto.RangeID, err error) {
 	o.n.w.judge.violate("replica of range %s on %s has stopped itself: %v", r, o.n.id, err)
 }
@@ -363,19 +430,20 @@ func (m machines) wrap(r proto.RangeID, inner *state.Machine, err error) (replic
 	if plant := m.n.w.opt.fault.machine; plant != nil {
 		planted = plant(m.n, r, inner)
 	}
-	return &watched{Machine: planted, n: m.n, rng: r}, nil
+	m.n.w.judge.reached(m.n, r, inner.Descriptor())
+	return &watched{Machine: planted, n: m.n, rng: r, rules: inner.State().GetRules()}, nil
 }
 
 func (m machines) Open(r proto.RangeID) (replica.Machine, error) {
 	if before := m.n.w.opt.fault.beforeOpen; before != nil {
 		before(m.n, r)
 	}
-	inner, err := state.Open(m.n.state, r)
+	inner, err := state.UpTo(m.n.rules).Open(m.n.state, r)
 	return m.wrap(r, inner, err)
 }
 
-func (m machines) Create(d *cellpb.Descriptor, incarnation []byte) (replica.Machine, error) {
-	inner, err := state.Create(m.n.state, d, incarnation)
+func (m machines) Create(d *cellpb.Descriptor, incarnation []byte, rules uint32) (replica.Machine, error) {
+	inner, err := state.UpTo(m.n.rules).Create(m.n.state, d, incarnation, rules)
 	return m.wrap(proto.RangeID(d.GetRange()), inner, err)
 }
 
@@ -385,7 +453,7 @@ func (m machines) Ranges() ([]proto.RangeID, error) { return state.Ranges(m.n.st
 func (w *world) leader(r proto.RangeID) *node {
 	var best *node
 	var bestTerm uint64
-	for _, n := range w.holders(r) {
+	for _, n := range w.nodes {
 		if n.rep == nil {
 			continue
 		}
@@ -396,14 +464,14 @@ func (w *world) leader(r proto.RangeID) *node {
 	return best
 }
 
+// status is what a node says of its replica: an empty one if it has none.
 func (n *node) status(r proto.RangeID) replica.Status {
 	for _, s := range n.rep.Status() {
 		if s.Descriptor.GetRange() == uint64(r) {
 			return s
 		}
 	}
-	n.w.t.Fatalf("%s holds no replica of range %s", n.id, r)
-	return replica.Status{}
+	return replica.Status{Empty: true}
 }
 
 // digest is the hash of every key and value of a range.

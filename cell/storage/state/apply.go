@@ -33,8 +33,8 @@ func (m *Machine) fence(term uint64, entry *cellpb.Entry) *proto.Error {
 	switch {
 	case proto.RangeID(entry.Range) != m.rng:
 		return proto.Errorf(proto.CodeBadRequest, "entry of range %d in the log of range %s", entry.Range, m.rng)
-	case entry.Epoch != m.desc.Epoch:
-		return proto.Errorf(proto.CodeStaleEpoch, "range %s is at epoch %d, not %d", m.rng, m.desc.Epoch, entry.Epoch)
+	case entry.Epoch != m.newDesc.Epoch:
+		return proto.Errorf(proto.CodeStaleEpoch, "range %s is at epoch %d, not %d", m.rng, m.newDesc.Epoch, entry.Epoch)
 	case entry.Grant == nil:
 		return nil // each command says whether the leader may propose it
 	case entry.Grant.Term != term || entry.Grant.Term != m.state.GrantTerm || entry.Grant.Number != m.state.GrantNumber:
@@ -61,14 +61,21 @@ func (m *Machine) applyCommand(term uint64, entry *cellpb.Entry, c *cellpb.Comma
 		}
 		m.state.GrantTerm, m.state.GrantNumber, m.state.GrantNode = term, body.GrantHost.Number, body.GrantHost.Node
 		return &cellpb.Result{}
+	case *cellpb.Command_ChangeReplicas:
+		if !byLeader {
+			return refusef(proto.CodeForbidden, "only the leader changes replicas")
+		}
+		return m.changeReplicas(body.ChangeReplicas)
+	case *cellpb.Command_RecoverRange:
+		if !byLeader {
+			return refusef(proto.CodeForbidden, "only the leader recovers a range")
+		}
+		return m.recoverRange(body.RecoverRange)
 	case *cellpb.Command_SetRules:
 		if !byLeader {
 			return refusef(proto.CodeForbidden, "only the leader sets the rules version")
 		}
-		if v := body.SetRules.Version; v > m.state.Rules && v <= proto.RulesVersion {
-			m.state.Rules = v
-		}
-		return &cellpb.Result{}
+		return m.setRules(body.SetRules)
 	}
 	if byLeader {
 		return refusef(proto.CodeStaleGrant, "range %s: this command needs a grant", m.rng)
@@ -100,6 +107,14 @@ func (m *Machine) applyCommand(term uint64, entry *cellpb.Entry, c *cellpb.Comma
 		return m.editContact(body.EditContact, out)
 	case *cellpb.Command_SetProfile:
 		return m.setProfile(body.SetProfile, out)
+	case *cellpb.Command_SetAvatar:
+		return m.setAvatar(body.SetAvatar, out)
+	}
+	if result := m.fileCommand(c); result != nil {
+		return result
+	}
+	if result := m.liveCommand(c, out); result != nil {
+		return result
 	}
 	return refusef(proto.CodeUnsupported, "range %s: a command these rules do not know", m.rng)
 }
@@ -145,7 +160,9 @@ func (m *Machine) storeMessage(thread proto.ThreadID, event *cellpb.StoredEvent,
 		m.putHeader(thread, t)
 	}
 	t.seq++
-	t.messages++
+	if !byItself(event) {
+		t.messages++
+	}
 	event.TimeMs, event.Messages = m.state.TimeMs, t.messages
 	m.appendRow(engine.EventKey(thread, t.seq), event)
 	name, from := thread.String(), proto.EntityID(event.From)
@@ -200,6 +217,9 @@ func (m *Machine) greatestSent(owner proto.EntityID) *proto.ClientMsgID {
 func (m *Machine) checkSend(thread proto.ThreadID, from proto.EntityID, id proto.ClientMsgID, c *cellpb.AppendMessage) *cellpb.Result {
 	if refusal := m.checkAge(id); refusal != nil {
 		return refusal
+	}
+	if c.Live != nil && !m.by(rulesLivestreams) {
+		return refusef(proto.CodeBadRequest, "a message that rules %d do not know", m.state.Rules)
 	}
 	if refusal := checkBody(c); refusal != nil {
 		return refusal
@@ -276,7 +296,10 @@ type messageTold struct {
 func (m *Machine) tell(msg messageTold, out *cellpb.Applied) {
 	row := &cellpb.MessageRow{
 		Thread: msg.name, Seq: uint64(msg.seq), User: uint64(msg.to), Messages: msg.event.Messages,
-		TimeMs: msg.event.TimeMs, Own: msg.own, PeerName: msg.peerName,
+		TimeMs: msg.event.TimeMs, Own: msg.own, PeerName: msg.peerName, ByItself: byItself(msg.event),
+	}
+	if msg.own {
+		row.File = carriedFile(msg.to, msg.event)
 	}
 	if m.rng.Contains(msg.to) {
 		m.logMessage(msg.thread, row, msg.event, out)
@@ -300,11 +323,16 @@ func (m *Machine) logMessage(thread proto.ThreadID, row *cellpb.MessageRow, even
 		return
 	}
 	m.logUpdate(user, &cellpb.StoredUpdate{Thread: row.Thread, Seq: row.Seq, Own: row.Own}, out).Event = event
+	if row.File != 0 {
+		m.referToFile(user, row.File, thread, proto.Seq(row.Seq))
+	}
 	j := m.joinedThread(user, thread)
 	if !row.Own && thread.Direct() {
 		m.keepTail(u, thread, row.Seq)
-		// Whoever writes has read, and so has got it.
-		j.PeerRead, j.PeerDelivered = max(j.PeerRead, row.Seq), max(j.PeerDelivered, row.Seq)
+		if !row.ByItself {
+			// Whoever writes has read, and so has got it.
+			j.PeerRead, j.PeerDelivered = max(j.PeerRead, row.Seq), max(j.PeerDelivered, row.Seq)
+		}
 	}
 	if row.Seq > j.LastSeq {
 		j.LastSeq, j.LastTimeMs, j.Messages = row.Seq, row.TimeMs, row.Messages
@@ -312,7 +340,7 @@ func (m *Machine) logMessage(thread proto.ThreadID, row *cellpb.MessageRow, even
 	if row.PeerName != "" {
 		j.PeerName = row.PeerName
 	}
-	if row.Own && row.Seq > j.ReadSeq { // whoever writes has read
+	if row.Own && !row.ByItself && row.Seq > j.ReadSeq { // whoever writes has read
 		j.ReadSeq, j.ReadMessages = row.Seq, row.Messages
 		j.DeliveredSeq = max(j.DeliveredSeq, row.Seq)
 	}

@@ -11,7 +11,7 @@ import (
 // limits.
 func checkBody(c *cellpb.AppendMessage) *cellpb.Result {
 	bodies := 0
-	for _, given := range []bool{c.Text != nil, c.Location != nil, c.Card != nil} {
+	for _, given := range []bool{c.Text != nil, c.Location != nil, c.Card != nil, c.File != nil, c.Live != nil} {
 		if given {
 			bodies++
 		}
@@ -29,6 +29,10 @@ func checkBody(c *cellpb.AppendMessage) *cellpb.Result {
 		return refusef(proto.CodeTooBig, "the place's name has %d bytes, the limit is %d", len(place.GetName()), proto.PlaceNameBytesMax)
 	case card != nil && (card.User == 0 || len(card.Name) > proto.NameBytesMax):
 		return refusef(proto.CodeBadRequest, "the card names nobody")
+	case c.File != nil:
+		return checkFileBody(proto.EntityID(c.From), c.File)
+	case c.Live != nil:
+		return checkLiveBody(proto.EntityID(c.From), c.Live)
 	}
 	return nil
 }
@@ -40,6 +44,10 @@ func setBody(event *cellpb.StoredEvent, c *cellpb.AppendMessage) {
 		event.Body = &cellpb.StoredEvent_Location{Location: c.Location}
 	case c.Card != nil:
 		event.Body = &cellpb.StoredEvent_Card{Card: c.Card}
+	case c.File != nil:
+		event.Body = &cellpb.StoredEvent_File{File: c.File}
+	case c.Live != nil:
+		event.Body = &cellpb.StoredEvent_Live{Live: c.Live}
 	default:
 		event.Body = &cellpb.StoredEvent_Text{Text: c.Text}
 	}

@@ -92,6 +92,8 @@ func (m *Machine) takeRow(source proto.RangeID, row *cellpb.ChannelRow, out *cel
 		m.takeContact(source, body.Contact, out)
 	case *cellpb.ChannelRow_Profile:
 		m.takeProfile(source, body.Profile, out)
+	case *cellpb.ChannelRow_Live:
+		m.takeLive(source, body.Live, out)
 	case *cellpb.ChannelRow_DirectFrom:
 		m.takeDirectFrom(source, body.DirectFrom)
 	}

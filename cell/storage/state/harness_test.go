@@ -125,8 +125,9 @@ func (b *rig) entry(e *cellpb.Entry) *cellpb.Applied {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	b.log = append(b.log, logged{uint64(len(b.log) + 1), b.term, data})
-	out := b.m.Apply(uint64(len(b.log)), b.term, data)
+	index := FirstIndex + uint64(len(b.log)) + 1
+	b.log = append(b.log, logged{index, b.term, data})
+	out := b.m.Apply(index, b.term, data)
 	if !b.manual {
 		b.commit()
 	}
@@ -173,7 +174,7 @@ func (b *rig) restart(crash bool) {
 		b.t.Fatal(err)
 	}
 	index, _ := b.m.Applied()
-	for _, e := range b.log[index:] {
+	for _, e := range b.log[index-FirstIndex:] {
 		b.m.Apply(e.index, e.term, e.data)
 	}
 	b.commit()

@@ -15,6 +15,14 @@ import (
 	clientpb "github.com/waggle-im/waggle/proto/client"
 )
 
+// FirstIndex and FirstTerm are where the log of a new range begins. They are
+// above nothing, so that a replica that comes later, and has nothing, is
+// always sent a snapshot: the first state is not in the log.
+const (
+	FirstIndex = 1
+	FirstTerm  = 1
+)
+
 // cacheRows bounds each of a machine's caches; a full one is emptied. A row
 // takes under 200 bytes and a range has 4,096 entities, most of them idle.
 const cacheRows = 8192
@@ -22,20 +30,22 @@ const cacheRows = 8192
 // Machine applies the entries of one range. One goroutine applies; reading
 // goes through [Reader] and needs no lock.
 type Machine struct {
-	rng  proto.RangeID
-	db   *pebble.DB
-	meta *cellpb.RangeMeta
+	rng     proto.RangeID
+	db      *pebble.DB
+	meta    *cellpb.RangeMeta
+	release Release
 
 	// As of the last Commit.
 	committed *cellpb.RangeState
 	desc      *cellpb.Descriptor
 
 	// Of the batch being built.
-	state *cellpb.RangeState
-	batch *pebble.Batch
-	dirty map[string][]byte // point reads see what the batch will write
-	gone  []engine.Span     // and not what it will remove
-	err   error             // the first error of reading; Commit returns it
+	state   *cellpb.RangeState
+	newDesc *cellpb.Descriptor // never changed in place
+	batch   *pebble.Batch
+	dirty   map[string][]byte // point reads see what the batch will write
+	gone    []engine.Span     // and not what it will remove
+	err     error             // the first error of reading; Commit returns it
 
 	users    map[proto.EntityID]*userCounters
 	threads  map[proto.ThreadID]*threadCounters
@@ -77,8 +87,8 @@ type joinedKey struct {
 
 type channelCounters struct{ trimmed, last uint64 }
 
-// Open reads the state of a range that [Create] has made.
-func Open(db *pebble.DB, r proto.RangeID) (*Machine, error) {
+// open reads the state of a range.
+func open(db *pebble.DB, r proto.RangeID) (*Machine, error) {
 	m := &Machine{
 		rng: r, db: db,
 		meta: new(cellpb.RangeMeta), committed: new(cellpb.RangeState), desc: new(cellpb.Descriptor),
@@ -104,34 +114,29 @@ func Open(db *pebble.DB, r proto.RangeID) (*Machine, error) {
 		return nil, fmt.Errorf("state: range %s has format %d, this binary knows up to %d: run a newer release",
 			r, m.committed.Format, proto.StateFormat)
 	}
-	if m.committed.Rules > proto.RulesVersion {
-		return nil, fmt.Errorf("state: range %s is applied by rules %d, this binary knows up to %d: run a newer release",
-			r, m.committed.Rules, proto.RulesVersion)
-	}
-	m.state = pb.CloneOf(m.committed)
+	m.state, m.newDesc = pb.CloneOf(m.committed), m.desc
 	return m, nil
 }
 
-// Create writes the first state of a range and syncs it. Doing it again with
-// the same descriptor and incarnation changes nothing.
-func Create(db *pebble.DB, d *cellpb.Descriptor, incarnation []byte) (*Machine, error) {
+// create writes the first state of a range and syncs it.
+func create(db *pebble.DB, d *cellpb.Descriptor, incarnation []byte, rules uint32) error {
 	r := proto.RangeID(d.Range)
 	have := new(cellpb.RangeMeta)
 	found, err := read(db, engine.MetaKey(r), have)
 	if err != nil {
-		return nil, fmt.Errorf("state: create range %s: %w", r, err)
+		return fmt.Errorf("state: create range %s: %w", r, err)
 	}
 	if found {
 		if string(have.Incarnation) != string(incarnation) {
-			return nil, fmt.Errorf("state: create range %s: it exists here with another incarnation", r)
+			return fmt.Errorf("state: create range %s: it exists here with another incarnation", r)
 		}
-		return Open(db, r)
+		return nil
 	}
 	b := db.NewBatch()
 	defer b.Close()
 	for _, span := range engine.Spans(r) { // nothing of a former self may remain
 		if err := b.DeleteRange(span.Start, span.End, nil); err != nil {
-			return nil, fmt.Errorf("state: create range %s: %w", r, err)
+			return fmt.Errorf("state: create range %s: %w", r, err)
 		}
 	}
 	for _, part := range []struct {
@@ -141,7 +146,7 @@ func Create(db *pebble.DB, d *cellpb.Descriptor, incarnation []byte) (*Machine, 
 		{engine.MetaKey(r), &cellpb.RangeMeta{Incarnation: incarnation}},
 		{engine.DescriptorKey(r), d},
 		{engine.RangeStateKey(r), &cellpb.RangeState{
-			Format: proto.StateFormat, Rules: proto.RulesVersion, NextEntity: uint64(r.First()),
+			AppliedIndex: FirstIndex, AppliedTerm: FirstTerm, Format: proto.StateFormat, Rules: rules, NextEntity: uint64(r.First()),
 		}},
 	} {
 		v, err := pb.Marshal(part.value)
@@ -149,13 +154,13 @@ func Create(db *pebble.DB, d *cellpb.Descriptor, incarnation []byte) (*Machine, 
 			err = b.Set(part.key, v, nil)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("state: create range %s: %w", r, err)
+			return fmt.Errorf("state: create range %s: %w", r, err)
 		}
 	}
 	if err := b.Commit(pebble.Sync); err != nil {
-		return nil, fmt.Errorf("state: create range %s: %w", r, err)
+		return fmt.Errorf("state: create range %s: %w", r, err)
 	}
-	return Open(db, r)
+	return nil
 }
 
 // Ranges lists the ranges present in db.
@@ -186,6 +191,9 @@ func (m *Machine) Applied() (index, term uint64) {
 
 // Descriptor is the descriptor as of the last Commit; not to be changed.
 func (m *Machine) Descriptor() *cellpb.Descriptor { return m.desc }
+
+// State is the range's own record as of the last Commit; not to be changed.
+func (m *Machine) State() *cellpb.RangeState { return m.committed }
 
 // RunningHash covers every entry up to the last committed one.
 func (m *Machine) RunningHash() uint64 { return m.committed.RunningHash }
@@ -240,7 +248,7 @@ func (m *Machine) Commit() error {
 	}
 	_ = m.batch.Close()
 	m.batch = nil
-	m.committed = pb.CloneOf(m.state)
+	m.committed, m.desc = pb.CloneOf(m.state), m.newDesc
 	clear(m.dirty)
 	m.gone = nil
 	m.dropLongTails()

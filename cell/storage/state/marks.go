@@ -77,6 +77,9 @@ func (m *Machine) confirmDevice(mark *cellpb.DeviceMark) bool {
 	if mark.Seen {
 		d.SeenMs = m.state.TimeMs
 	}
+	if raised && m.by(rulesForgetAway) {
+		d.ConfirmedMs = m.state.TimeMs
+	}
 	if raised || mark.Seen {
 		m.put(engine.DeviceKey(user, mark.Device), d)
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/cockroachdb/pebble/v2"
+	pb "google.golang.org/protobuf/proto"
 
 	"github.com/waggle-im/waggle/cell/storage/engine"
 	"github.com/waggle-im/waggle/proto"
@@ -54,6 +55,12 @@ func (r *Reader) Read(q *cellpb.LeadRead) (*cellpb.ReadResult, error) {
 		err = v.contacts(body.Contacts, out)
 	case *cellpb.LeadRead_Cards:
 		out.Cards, err = v.cards(body.Cards)
+	case *cellpb.LeadRead_Files:
+		out.Files, err = v.files(body.Files)
+	case *cellpb.LeadRead_Live:
+		out.Live, err = v.readLive(body.Live)
+	case *cellpb.LeadRead_Members:
+		out.Members, err = v.members(body.Members)
 	default:
 		err = proto.Errorf(proto.CodeUnsupported, "range %s: a question this release does not know", r.rng)
 	}
@@ -430,5 +437,5 @@ func page(limit uint32) int {
 
 // eventBytes is about what an event's body takes.
 func eventBytes(e *cellpb.StoredEvent) int {
-	return len(e.GetText().GetText()) + len(e.GetLocation().GetName()) + len(e.GetCard().GetName())
+	return len(e.GetText().GetText()) + len(e.GetLocation().GetName()) + len(e.GetCard().GetName()) + pb.Size(e.GetFile()) + pb.Size(e.GetLive())
 }

@@ -86,10 +86,14 @@ func (m *Machine) createUser(c *cellpb.CreateUser) *cellpb.Result {
 	return &cellpb.Result{User: uint64(id), Name: c.Name}
 }
 
+// trimUpdates drops what every active device has. One that comes back after
+// longer is told to resynchronise.
 func (m *Machine) trimUpdates(user proto.EntityID, u *userCounters) {
 	confirmed := uint64(u.pts)
+	since := m.state.TimeMs - proto.DeviceActive.Milliseconds()
 	m.eachDevice(user, func(_ string, d *cellpb.Device) {
-		if !d.Ended {
+		away := m.by(rulesForgetAway) && max(d.SeenMs, d.ConfirmedMs, d.LoginMs) < since
+		if !d.Ended && !away {
 			confirmed = min(confirmed, d.ConfirmedPts)
 		}
 	})

@@ -66,7 +66,10 @@ func topWords(t *thread) string {
 // not fit, the time and how far it got.
 func (m *Model) bubble(t *thread, r *row, width int) []string {
 	most := max(8, (width-2)*bubbleShare/100-2)
-	text := wrap(strings.TrimRight(r.text, "\n"), most)
+	text := wrap(strings.TrimRight(r.shown(), "\n")+t.watching(r), most)
+	if r.file != nil && r.seq != 0 && r.seq == t.chosen {
+		text[0] = "▸ " + text[0]
+	}
 	meta := clock(r.timeMS)
 	if r.own {
 		meta += " " + t.state(r)

@@ -169,7 +169,13 @@ func (m *Model) raiseMark(id string, upTo uint64) tea.Cmd {
 // send posts what was written.
 func (m *Model) send() tea.Cmd {
 	t, text := m.current(), strings.TrimRight(m.compose.Value(), " \n")
-	if t == nil || strings.TrimSpace(text) == "" || m.srv == nil {
+	if t == nil || strings.TrimSpace(text) == "" {
+		return nil
+	}
+	if cmd, is := m.fileVerb(t, text); is {
+		return cmd
+	}
+	if m.srv == nil {
 		return nil
 	}
 	p, err := m.srv.Post(t.id, text)
@@ -196,7 +202,7 @@ func (m *Model) await(r *row) tea.Cmd {
 				return nil
 			}
 			m.store.sent(r, where)
-			return nil
+			return m.sentFile(r)
 		})
 	}
 }
@@ -210,6 +216,10 @@ func (m *Model) again() tea.Cmd {
 	var cmds []tea.Cmd
 	for _, r := range t.outbox {
 		if r.failed == "" {
+			continue
+		}
+		if r.upload != nil {
+			cmds = append(cmds, m.upload(t.id, r))
 			continue
 		}
 		p, err := m.srv.Post(t.id, r.written)

@@ -84,6 +84,8 @@ func (m *Model) chatKey(k tea.KeyPressMsg) tea.Cmd {
 		return m.scrollBy(-m.scroll)
 	case "ctrl+r":
 		return m.again()
+	case "ctrl+f":
+		return m.chooseFile()
 	case "ctrl+o":
 		if t := m.current(); t != nil {
 			return m.openPerson(m.cardOf(t.peer))

@@ -71,6 +71,7 @@ type Model struct {
 	reading   map[string]uint64 // marks on their way
 
 	start func() tea.Cmd // what to read first
+	files transfers
 }
 
 // lists is what the lists of people show.
@@ -137,6 +138,7 @@ type (
 	resyncMsg  struct{ resync client.Resync }
 	presentMsg struct{ presence *clientpb.Presence }
 	typingMsg  struct{ typing *clientpb.TypingNow }
+	viewersMsg struct{ viewers *clientpb.LiveViewers }
 	endedMsg   struct{ err error }
 	tickMsg    struct{}
 )
@@ -204,6 +206,8 @@ func (m *Model) fromServer(msg tea.Msg) tea.Cmd {
 		for _, p := range msg.presence.GetFriends() {
 			m.store.presence[proto.EntityID(p.User)] = p
 		}
+	case viewersMsg:
+		m.store.watched(msg.viewers)
 	case typingMsg:
 		if t := m.store.thread(msg.typing.Thread); t != nil {
 			t.typingUntil = m.now().Add(proto.TypingLifetime)

@@ -18,6 +18,8 @@ type Who struct {
 	User   proto.EntityID
 	Name   string // the user's own
 	Thread string // to open first; empty: the newest
+	// Uploads is where it is kept how far uploads are, Locks those of downloads.
+	Uploads, Locks string
 }
 
 // Screen is a chat on a terminal: [New] makes it, Configure hooks it into the
@@ -52,6 +54,7 @@ func (s *Screen) Configure(c *client.Config) {
 	c.OnResync = func(r client.Resync) { s.post(resyncMsg{r}) }
 	c.OnPresence = func(p *clientpb.Presence) { s.post(presentMsg{p}) }
 	c.OnTyping = func(t *clientpb.TypingNow) { s.post(typingMsg{t}) }
+	c.OnLiveViewers = func(v *clientpb.LiveViewers) { s.post(viewersMsg{v}) }
 	c.OnState = func(state client.State, err error) {
 		if tell != nil {
 			tell(state, err)
@@ -74,6 +77,7 @@ func (s *Screen) post(msg tea.Msg) {
 // Errors: what the server has ended the session with for good; the terminal's.
 func (s *Screen) Run(ctx context.Context, srv *client.Client, who Who, ended func() error) error {
 	m := newModel(srv, who.User, who.Name)
+	defer m.openFiles(ctx, srv, who)()
 	m.start = func() tea.Cmd {
 		m.link, m.transport = client.Connected, srv.Transport()
 		if who.Thread != "" {

@@ -37,6 +37,8 @@ type thread struct {
 	loaded, older, asking bool   // rows reach the newest; there are some below; a page is on its way
 	outbox                []*row // posted and not stored, by order of posting
 	draft                 string
+	chosen                uint64            // the seq of the message whose file is chosen; 0: none
+	watch                 map[string]uint32 // how many watch each livestream that is on
 }
 
 // row is one message.
@@ -52,6 +54,9 @@ type row struct {
 	missing  bool   // its text is on its way
 	failed   string
 	pending  *client.Pending
+	file     *clientpb.FileMessage // nil: it carries none
+	live     *clientpb.LiveMessage // nil: it tells of none
+	upload   *transfer             // of a file to be sent; nil: none
 }
 
 func newStore() *store {
@@ -137,9 +142,11 @@ func (s *store) event(e *clientpb.Event) bool {
 	fresh := e.Seq > t.lastSeq
 	if fresh {
 		t.lastSeq, t.lastTimeMS, t.messages = e.Seq, e.TimeMs, e.Messages
-		if r.own {
+		switch {
+		case r.byItself(): // counts for nothing, and by it nobody has read
+		case r.own:
 			t.readSeq, t.unread = max(t.readSeq, e.Seq), 0
-		} else {
+		default:
 			t.unread++
 			t.typingUntil = time.Time{}
 		}
@@ -154,14 +161,14 @@ func (s *store) event(e *clientpb.Event) bool {
 func (s *store) rowOf(e *clientpb.Event) *row {
 	return &row{
 		seq: e.Seq, id: string(e.ClientMsgId), own: proto.EntityID(e.From) == s.me, name: e.FromName, timeMS: e.TimeMs,
-		messages: e.Messages, text: bodyText(e), missing: e.BodyMissing,
+		messages: e.Messages, text: bodyText(e), missing: e.BodyMissing, file: e.GetFile(), live: e.GetLive(),
 	}
 }
 
 // heard notes that whoever writes has read what stands before it: the server
 // counts it so and sends no mark of its own for it.
 func (t *thread) heard(r *row) {
-	if !r.own {
+	if !r.own && !r.byItself() {
 		t.raiseMarks(r.seq, r.seq)
 	}
 }

@@ -21,6 +21,10 @@ func bodyText(e *clientpb.Event) string {
 		return strings.TrimSpace(fmt.Sprintf("⌖ %.5f, %.5f %s", l.GetLatitude(), l.GetLongitude(), oneLine(l.GetName())))
 	case *clientpb.Event_Card:
 		return fmt.Sprintf("☺ %s (user %d)", oneLine(body.Card.GetName()), body.Card.GetUser())
+	case *clientpb.Event_File:
+		return fileText(body.File)
+	case *clientpb.Event_Live:
+		return liveText(body.Live)
 	}
 	if e.BodyMissing {
 		return "(the text is on its way)"

@@ -188,6 +188,8 @@ func (m *Model) helpView() []string {
 		"                 are read as you go        ctrl+r         send failed ones again",
 		"  ctrl+o         who this is, and what can be done: friends, block, name",
 		"  F2             friends and requests      F3             find people",
+		"  ctrl+f         choose a file             /download [DIR]  fetch it, or the last",
+		"  /upload PATH   send a file",
 		"  F4             your profile              esc            back",
 		"  ctrl+q         quit",
 	}
@@ -275,6 +277,8 @@ func (m *Model) threadTitle(t *thread) string {
 func (m *Model) rule(t *thread, width int) string {
 	words := ""
 	switch {
+	case m.files.fetching != nil:
+		words = "─ " + m.files.fetching.words() + " "
 	case m.now().Before(t.typingUntil):
 		words = "─ " + m.store.name(t) + " is writing… "
 	case m.below > 0:
