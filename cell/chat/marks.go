@@ -12,8 +12,9 @@ import (
 const readersWaiting = 1024
 
 // marks holds back what would raise a user's marks more often than once in
-// [proto.MarkInterval]. Nothing in it is lost with the host: edges repeat the
-// requests, and the confirmations with the next attach.
+// [proto.MarkInterval]. Edges repeat the requests when the host is lost, and
+// the confirmations with the next attach; that a device was seen until now is
+// lost with a host that is killed.
 type marks struct {
 	confirms map[deviceKey]confirmation
 	flushed  map[uint64]time.Time // by user: confirmations went out last

@@ -250,3 +250,36 @@ func TestSignalsOfFriendsOnly(t *testing.T) {
 		t.Error("one who hides is told of")
 	}
 }
+
+// Whoever was asked for and did not answer is asked for again with every
+// refresh, until something is heard of him.
+func TestSilentFriendsAreAskedForAgain(t *testing.T) {
+	h, _ := testHost(t)
+	user, friendID := proto.RangeID(1).First(), proto.RangeID(2).First()
+	testSession(h, user)
+	h.presence.people[user] = &presentUser{friends: map[proto.EntityID]friend{friendID: {}}, known: true, typed: map[string]time.Time{}}
+	now := time.Now()
+	probes := func() int {
+		h.presence.out = map[proto.RangeID]*signalQueue{friendID.Range(): {busy: true}}
+		now = now.Add(h.s.cfg.PresenceRefresh + time.Millisecond)
+		h.tendPresence(now)
+		n := 0
+		for _, s := range h.presence.out[friendID.Range()].waiting {
+			if s.GetProbe() != nil {
+				n++
+			}
+		}
+		return n
+	}
+	for range 2 {
+		if n := probes(); n != 1 {
+			t.Fatalf("a friend of whom nothing was heard is asked for %d times in a refresh", n)
+		}
+	}
+	h.takeSignals(&cellpb.Signals{Signals: []*cellpb.Signal{{From: uint64(friendID), To: []uint64{uint64(user)}, Body: &cellpb.Signal_Presence{
+		Presence: &clientpb.FriendPresence{User: uint64(friendID)},
+	}}}})
+	if n := probes(); n != 0 {
+		t.Errorf("a friend who is known to be away is asked for %d times", n)
+	}
+}

@@ -200,6 +200,21 @@ func (h *host) probe(user proto.EntityID, p *presentUser, only []uint64) {
 	}
 }
 
+// probeSilent asks again for the friends of whom nothing was heard: the
+// question or its answer was dropped, and one who is away says nothing by
+// himself.
+func (h *host) probeSilent(user proto.EntityID, p *presentUser) {
+	var silent []uint64
+	for id, f := range p.friends {
+		if f.heard.IsZero() {
+			silent = append(silent, uint64(id))
+		}
+	}
+	if len(silent) > 0 {
+		h.probe(user, p, silent)
+	}
+}
+
 // tendPresence runs with every housekeeping.
 func (h *host) tendPresence(now time.Time) {
 	pr := &h.presence
@@ -218,6 +233,7 @@ func (h *host) tendPresence(now time.Time) {
 			switch {
 			case p.known && p.left.IsZero():
 				h.announce(user, p, nil)
+				h.probeSilent(user, p)
 			case !p.known && !p.reading:
 				h.readFriends(user, p)
 			}

@@ -167,7 +167,9 @@ func (h *host) lastSeen(user proto.EntityID, done func(offlineUser)) {
 	h.readUser(user, func(info *cellpb.UserInfo, err *proto.Error) {
 		o := offlineUser{hidden: err != nil || info.GetProfile().GetHidden()}
 		for _, d := range info.GetDevices() {
-			o.lastSeen = max(o.lastSeen, d.Row.GetSeenMs())
+			// A host that was killed may not have written that the device left:
+			// then it was there at least when it logged in or confirmed.
+			o.lastSeen = max(o.lastSeen, d.Row.GetSeenMs(), d.Row.GetConfirmedMs(), d.Row.GetLoginMs())
 		}
 		if err == nil && h.presence.people[user] == nil {
 			h.rememberOffline(user, o)
