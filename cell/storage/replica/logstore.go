@@ -22,6 +22,8 @@ type logStore struct {
 	last      place
 	bytes     int64 // of the entries kept, roughly
 	hard      *raftpb.HardState
+	hardLate  bool   // its commit index is newer than what was written
+	lateSince uint64 // tick of the first such
 	conf      *raftpb.ConfState
 
 	// cache holds the newest entries: cache[i] has index last.index-len+1+i.
@@ -104,7 +106,12 @@ func (s *logStore) keep(err error) {
 // setHard adds a hard state to b.
 func (s *logStore) setHard(b *pebble.Batch, h *raftpb.HardState) {
 	s.hard = h
-	s.set(b, tagHardState, encodeHardState(h))
+	s.writeHard(b)
+}
+
+func (s *logStore) writeHard(b *pebble.Batch) {
+	s.hardLate = false
+	s.set(b, tagHardState, encodeHardState(s.hard))
 }
 
 // append adds entries to b; they replace what the log has from the first of
@@ -190,8 +197,7 @@ func (s *logStore) reset(b *pebble.Batch, to place) {
 	s.set(b, tagTruncated, to.encode())
 	s.truncated, s.last, s.bytes = to, to, 0
 	s.forgetCache()
-	s.hard = &raftpb.HardState{Term: new(max(s.hard.GetTerm(), to.term)), Vote: new(s.hard.GetVote()), Commit: new(to.index)}
-	s.set(b, tagHardState, encodeHardState(s.hard))
+	s.setHard(b, &raftpb.HardState{Term: new(max(s.hard.GetTerm(), to.term)), Vote: new(s.hard.GetVote()), Commit: new(to.index)})
 }
 
 // InitialState implements raft.Storage.

@@ -164,6 +164,7 @@ func (n *Node) collect(g *group, early, late *outbox) (write *raftpb.Message, sy
 				n.dispatch(g, m)
 			case m.GetType() == raftpb.MsgSnap:
 				n.queueSnapshot(g, m)
+			case m.GetType() == raftpb.MsgApp && g.holds(m, &rd):
 			case promisesNothing(m.GetType()):
 				n.send(g, m, early)
 			default:
@@ -334,6 +335,7 @@ func (n *Node) notice(g *group, rd *raft.Ready) {
 		return
 	}
 	g.announced = now
+	g.news.clear()
 	n.metrics.leaderChanges.Inc()
 	n.cfg.Observer.LeaderChanged(g.rng, now.term, g.nodes[now.lead], now.leading)
 }
@@ -371,11 +373,17 @@ func (n *Node) writeLog(appends []appendWork, touched []*group, mustSync bool) e
 	defer b.Close()
 	entries := 0
 	for _, a := range appends {
-		a.g.writeTo(b, a.m)
+		n.writeTo(b, a.g, a.m)
 		entries += len(a.m.GetEntries())
 	}
 	for _, g := range touched {
-		if g.cut != nil && !g.failed {
+		if g.failed {
+			continue
+		}
+		if g.cut != nil || g.store.hardLate && g.store.lateSince != n.ticks {
+			g.store.writeHard(b)
+		}
+		if g.cut != nil {
 			if g.cut.index > g.store.truncated.index && g.cut.index <= g.store.last.index {
 				g.store.truncate(b, *g.cut)
 			}
@@ -415,11 +423,28 @@ func (n *Node) sealLog() {
 	}
 }
 
-func (g *group) writeTo(b *pebble.Batch, m *raftpb.Message) {
+// writeTo adds what Raft wants written. A commit index that came alone waits
+// for the next entries, or for the next tick: nobody relies on it after a
+// crash, what is applied says more, and written alone it would double the
+// writes of a range that is not busy.
+func (n *Node) writeTo(b *pebble.Batch, g *group, m *raftpb.Message) {
 	g.store.append(b, m.GetEntries())
-	if m.Term != nil || m.Vote != nil || m.Commit != nil {
-		g.store.setHard(b, &raftpb.HardState{Term: new(m.GetTerm()), Vote: new(m.GetVote()), Commit: new(m.GetCommit())})
+	if m.Term == nil && m.Vote == nil && m.Commit == nil {
+		if len(m.GetEntries()) > 0 && g.store.hardLate {
+			g.store.writeHard(b)
+		}
+		return
 	}
+	h := &raftpb.HardState{Term: new(m.GetTerm()), Vote: new(m.GetVote()), Commit: new(m.GetCommit())}
+	was := g.store.hard
+	if len(m.GetEntries()) == 0 && h.GetTerm() == was.GetTerm() && h.GetVote() == was.GetVote() {
+		if !g.store.hardLate {
+			g.store.hardLate, g.store.lateSince = true, n.ticks
+		}
+		g.store.hard = h
+		return
+	}
+	g.store.setHard(b, h)
 }
 
 // afterWrite delivers what waited for the write: answers to others, and

@@ -168,7 +168,7 @@ func (n *Node) resetLog(g *group, m *raftpb.Message, in *incoming) error {
 	b := n.cfg.Log.NewBatch()
 	defer b.Close()
 	g.store.reset(b, in.at)
-	g.writeTo(b, m)
+	n.writeTo(b, g, m)
 	if g.empty {
 		id, _, err := readIdentity(n.cfg.Log, g.rng)
 		if err != nil {

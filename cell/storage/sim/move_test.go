@@ -441,6 +441,7 @@ func (m *mover) ask(n *node, r proto.RangeID, leader proto.ReplicaID) {
 			}
 		})
 	})
+	w.rest() // asked before the node's next step, not beside it
 }
 
 // unsettled says what a mover has still to do.

@@ -223,6 +223,7 @@ func (w *world) carry(s *stream) {
 	w.net.flying = append(w.net.flying, &packet{due: w.moment + delay, number: w.net.number, from: s.from.index, to: to.index, deliver: func() {
 		if to.rep == nil || to.life != life {
 			s.answer(nil)
+			w.rest()
 			return
 		}
 		if before := w.opt.fault.beforeSnapshot; before != nil {
@@ -230,12 +231,16 @@ func (w *world) carry(s *stream) {
 		}
 		rep := to.rep
 		to.streams.Go(func() { _ = rep.HandleSnapshot(&streamEnd{s: s, chunks: chunks}) })
+		w.rest() // it is read before the node's next step, not beside it
 	}})
 	// A cut drops the packet; the sender gives up like on a dead connection.
 	w.net.number++
 	w.net.flying = append(w.net.flying, &packet{
 		due: w.moment + delay + 60*momentsPerTick*len(w.nodes), number: w.net.number, from: outside, to: outside,
-		deliver: func() { s.answer(nil) },
+		deliver: func() {
+			s.answer(nil)
+			w.rest()
+		},
 	})
 }
 
