@@ -88,6 +88,7 @@ type load struct {
 
 	start        time.Time // of sending; set before the first message
 	ack, deliver *tally
+	accepted     *tally                          // from the sending that was accepted to the acknowledgement
 	lag          *tally                          // of the generator behind its schedule
 	pauses       *pauses                         // of a range that moves; nil: none does
 	marks        []mark                          // events to draw
@@ -96,6 +97,7 @@ type load struct {
 	refused      func(*proto.Error)              // told of each refusal; nil: nobody
 	turned       func(p *person, s client.State) // told of each change of a connection; nil: nobody
 	sent         atomic.Int64                    // measured messages
+	refusals     atomic.Int64                    // "retry later", of measured messages that were acknowledged
 	ackedAll     atomic.Int64
 	resyncs      atomic.Int64
 	outstanding  atomic.Int64
@@ -107,7 +109,7 @@ type load struct {
 }
 
 func newLoad(cfg *RunConfig, tlsConfig *tls.Config, p plan, accounts []account) *load {
-	l := &load{cfg: cfg, tls: tlsConfig, plan: p, recorder: history.NewRecorder(), ack: newTally(), deliver: newTally(), lag: newTally(), errors: map[string]int{}}
+	l := &load{cfg: cfg, tls: tlsConfig, plan: p, recorder: history.NewRecorder(), ack: newTally(), accepted: newTally(), deliver: newTally(), lag: newTally(), errors: map[string]int{}}
 	l.ctx, l.stop = context.WithCancel(context.Background())
 	for _, a := range accounts {
 		l.people = append(l.people, &person{account: a, record: l.recorder.Device(a.User, a.Device)})
@@ -254,6 +256,10 @@ func (l *load) post(n int64, at time.Duration) func() {
 		}
 		took := time.Since(l.start) - at
 		l.ack.add(at, took, l.isMeasured(at))
+		l.accepted.add(at, pending.Took(), l.isMeasured(at))
+		if l.isMeasured(at) {
+			l.refusals.Add(int64(pending.Refusals()))
+		}
 		if l.pauses != nil && l.pauses.touches(l.ids[i], p.account.User) {
 			l.pauses.add(wait{p.account.User, at, took})
 		}

@@ -28,6 +28,12 @@ func (l *load) notes(c *cluster, m measured) []note {
 	if q := l.lag.quantiles(); q != nil {
 		out = append(out, note{"the generator's own delay, part of every latency", fmt.Sprintf("p50 %.2f ms, p99 %.2f ms, at most %.2f ms", q.P50, q.P99, q.Max)})
 	}
+	if q := l.accepted.quantiles(); q != nil {
+		out = append(out,
+			note{"from the sending that was accepted to its acknowledgement", fmt.Sprintf("p50 %.2f ms, p99 %.2f ms, at most %.2f ms", q.P50, q.P99, q.Max)},
+			note{"refused \"retry later\" and sent again, part of every latency below", fmt.Sprintf("%d times", l.refusals.Load())},
+		)
+	}
 	if m.from.missing != nil || m.to.missing != nil {
 		return append(out, note{"servers' CPU and memory", fmt.Sprintf("not known: %v", m.to.missing)})
 	}

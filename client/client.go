@@ -31,8 +31,9 @@ type Client struct {
 	writing sync.Mutex     // one writer on the wire at a time
 	bodies  sync.WaitGroup // fetching missing bodies
 
-	mu          sync.Mutex // guards the fields below
-	outbox      []*Pending // by order of posting
+	mu          sync.Mutex     // guards the fields below
+	outbox      []*Pending     // by order of posting
+	pace        map[string]int // threads of which a message was refused: how many may be unanswered
 	nextRequest uint64
 	requests    []*request // asked and unanswered, by order
 	conn        *connection
@@ -60,7 +61,8 @@ func New(cfg Config) (*Client, error) {
 	}
 	cfg = cfg.withDefaults()
 	return &Client{
-		cfg: cfg, wake: make(chan struct{}, 1), refreshing: make(chan struct{}, 1),
+		pace: map[string]int{},
+		cfg:  cfg, wake: make(chan struct{}, 1), refreshing: make(chan struct{}, 1),
 		tokens: Tokens{Token: cfg.Token, RefreshToken: cfg.RefreshToken}, servers: append([]string{cfg.Server}, cfg.Alternatives...),
 		incarnation: cfg.Incarnation, pts: cfg.LastPts, placed: !cfg.FromConfirmed, connected: make(chan struct{}),
 	}, nil

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/waggle-im/waggle/proto"
@@ -45,12 +46,24 @@ type Pending struct {
 	hasID    bool
 	inFlight uint64    // request id, 0: not on the wire
 	notTill  time.Time // refused "retry later"
+	refusals int       // so many times
+	tried    time.Time // put on the wire last
+	took     time.Duration
 	sent     Sent
 	err      error
 }
 
 // Done is closed when the message is stored or has failed for good.
 func (p *Pending) Done() <-chan struct{} { return p.done }
+
+// Refusals is how often the message was refused "retry later" before what
+// Result says came of it. It is for after [Pending.Done].
+func (p *Pending) Refusals() int { return p.refusals }
+
+// Took is the time from sending the message for the last time to its
+// acknowledgement: without what it waited in the outbox before, for its turn or
+// because it had been refused. It is for after [Pending.Done]; 0 where none came.
+func (p *Pending) Took() time.Duration { return p.took }
 
 // Result waits for the acknowledgement. When ctx ends first the message stays
 // in the outbox and may still be stored.
@@ -92,6 +105,10 @@ func (c *Client) Unacknowledged() int {
 }
 
 // nextSends numbers and frames what may go out now. It needs mu.
+//
+// Where a message was refused "retry later", those after it in its thread would
+// be too, all of them each time it is tried: so it is tried alone, and each
+// acknowledgement lets one more be unanswered, until the thread is empty.
 func (c *Client) nextSends(conn *connection) []*clientpb.ClientFrame {
 	if len(c.outbox) == 0 {
 		return nil
@@ -100,11 +117,19 @@ func (c *Client) nextSends(conn *connection) []*clientpb.ClientFrame {
 	var out []*clientpb.ClientFrame
 	before := map[string]*Pending{} // the latest unacknowledged one of each thread
 	held := map[string]bool{}       // threads whose order asks to wait
+	flying := map[string]int{}      // unanswered ones of each thread with a pace
 	for _, p := range c.outbox {
 		previous := before[p.thread]
 		before[p.thread] = p
+		allowed, paced := c.pace[p.thread]
 		if p.inFlight != 0 {
+			if paced {
+				flying[p.thread]++
+			}
 			continue
+		}
+		if paced && flying[p.thread] >= allowed {
+			held[p.thread] = true
 		}
 		if held[p.thread] || now.Before(p.notTill) {
 			held[p.thread] = true
@@ -124,6 +149,10 @@ func (c *Client) nextSends(conn *connection) []*clientpb.ClientFrame {
 		}
 		c.nextRequest++
 		p.inFlight = c.nextRequest
+		if paced {
+			flying[p.thread]++
+		}
+		p.tried = now
 		conn.sends[p.inFlight] = p
 		conn.unanswered++
 		conn.unansweredBytes += p.bytes
@@ -140,7 +169,11 @@ func (c *Client) sendAnswered(conn *connection, p *Pending, f *clientpb.ServerFr
 	conn.unansweredBytes -= p.bytes
 	p.inFlight = 0
 	if sent := f.GetMessageSent(); sent != nil {
+		p.took = time.Since(p.tried)
 		p.sent = Sent{Thread: p.thread, Seq: proto.Seq(sent.Seq), Time: time.UnixMilli(sent.TimeMs), ClientMsgID: p.id}
+		if allowed, paced := c.pace[p.thread]; paced {
+			c.pace[p.thread] = allowed + 1
+		}
 		c.finish(p)
 		return nil
 	}
@@ -151,15 +184,19 @@ func (c *Client) sendAnswered(conn *connection, p *Pending, f *clientpb.ServerFr
 		return nil
 	}
 	p.notTill = time.Now().Add(err.Retry)
+	p.refusals++
+	c.pace[p.thread] = 1
 	return err
 }
 
 func (c *Client) finish(p *Pending) {
-	for i, other := range c.outbox {
-		if other == p {
-			c.outbox = append(c.outbox[:i], c.outbox[i+1:]...)
-			break
-		}
+	more := false // in its thread
+	c.outbox = slices.DeleteFunc(c.outbox, func(other *Pending) bool {
+		more = more || other != p && other.thread == p.thread
+		return other == p
+	})
+	if !more {
+		delete(c.pace, p.thread)
 	}
 	close(p.done)
 }

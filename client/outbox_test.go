@@ -132,6 +132,62 @@ func TestRetryLaterKeepsTheOrder(t *testing.T) {
 	}
 }
 
+// unanswered is the number of messages on the wire.
+func (r *running) unanswered() (n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, p := range r.outbox {
+		if p.inFlight != 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// A thread of which a message was refused is tried with that message alone, and
+// then with more and more.
+func TestARefusedThreadComesBackSlowly(t *testing.T) {
+	e := newFakeEdge(t)
+	c := start(t, e, nil)
+	conn := e.accept()
+	conn.welcome(&clientpb.Welcome{})
+	const messages = 8
+	var all []*Pending
+	for i := range messages {
+		all = append(all, c.post(fmt.Sprint(i)))
+	}
+	for range messages {
+		id, _ := conn.nextSend()
+		conn.say(refusal(id, proto.CodeOverloaded))
+	}
+	next := 0
+	for allowed := 1; next < messages; allowed *= 2 {
+		ids, sends := map[int]uint64{}, map[int]*clientpb.SendMessage{}
+		first := next
+		for ; next < min(first+allowed, messages); next++ {
+			ids[next], sends[next] = conn.nextSend()
+			if text := sends[next].Text.Text; text != fmt.Sprint(next) {
+				t.Fatalf("message %s is sent where %d was due", text, next)
+			}
+		}
+		if n := c.unanswered(); n > allowed {
+			t.Errorf("%d are unanswered where %d are allowed", n, allowed)
+		}
+		for i := first; i < next; i++ {
+			conn.say(stored(ids[i], sends[i], uint64(i+1)))
+		}
+	}
+	for i, p := range all {
+		if _, err := c.result(p); err != nil || p.Refusals() != 1 || p.Took() <= 0 {
+			t.Errorf("message %d: %v, refused %d times, took %s", i, err, p.Refusals(), p.Took())
+		}
+	}
+	if c.mu.Lock(); len(c.pace) > 0 {
+		t.Errorf("the pace of %v is kept", c.pace)
+	}
+	c.mu.Unlock()
+}
+
 func TestGiveUpEndsOnlyThatMessage(t *testing.T) {
 	e := newFakeEdge(t)
 	c := start(t, e, nil)
