@@ -382,7 +382,7 @@ func (c *Client) updates(list []*clientpb.Update) error {
 func (c *Client) write(ctx context.Context, conn *connection) error {
 	heartbeat := time.NewTicker(conn.heartbeat)
 	defer heartbeat.Stop()
-	retry := time.NewTicker(retryCheck)
+	retry := time.NewTimer(conn.heartbeat)
 	defer retry.Stop()
 	doubt := time.NewTicker(doubtCheck)
 	defer doubt.Stop()
@@ -399,10 +399,12 @@ func (c *Client) write(ctx context.Context, conn *connection) error {
 			return err
 		}
 		// A timer that fires for nothing costs more than a message does.
-		retryTick, doubtTick := retry.C, doubt.C
+		doubtTick := doubt.C
 		c.mu.Lock()
-		if !c.holdsSome() {
-			retryTick = nil
+		if wait, waits := c.nextRetry(time.Now()); waits {
+			retry.Reset(wait)
+		} else {
+			retry.Stop()
 		}
 		if len(c.outbox)+len(c.requests) == 0 {
 			doubtTick = nil
@@ -410,7 +412,7 @@ func (c *Client) write(ctx context.Context, conn *connection) error {
 		c.mu.Unlock()
 		select {
 		case <-c.wake:
-		case <-retryTick:
+		case <-retry.C:
 		case <-doubtTick:
 			if err := c.doubt(conn); err != nil {
 				return err
@@ -438,6 +440,28 @@ func (c *Client) flush(conn *connection, buf []byte) error {
 		return fmt.Errorf("client: connection lost: %w", err)
 	}
 	return nil
+}
+
+// nextRetry is the time until the first of what was refused may be sent again;
+// false if nothing was. What waits for an answer is not counted: that wakes the
+// writer. It needs mu.
+func (c *Client) nextRetry(now time.Time) (wait time.Duration, waits bool) {
+	note := func(at time.Time) {
+		if d := max(at.Sub(now), retryCheck); !waits || d < wait {
+			wait, waits = d, true
+		}
+	}
+	for _, p := range c.outbox {
+		if p.inFlight == 0 && p.notTill.After(now) {
+			note(p.notTill)
+		}
+	}
+	for _, r := range c.requests {
+		if r.sentOn == nil {
+			note(r.retry)
+		}
+	}
+	return wait, waits
 }
 
 // holdsSome tells whether anything waits to be sent or to be sent again. It

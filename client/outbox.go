@@ -15,7 +15,7 @@ const (
 	// They stay below what the edge keeps for one connection.
 	windowMessages = 512
 	windowBytes    = 512 << 10
-	// retryCheck is how often refused messages are looked at.
+	// retryCheck is the shortest time between two looks at what was refused.
 	retryCheck = 10 * time.Millisecond
 )
 
