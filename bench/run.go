@@ -33,11 +33,50 @@ func Run(ctx context.Context, cfg RunConfig) (*Result, error) {
 	}
 	defer c.close()
 	defer l.close()
+	if cfg.Procs > 1 {
+		return l.runByCrew(ctx, c)
+	}
 	m, err := l.measure(ctx, c)
 	if err != nil {
 		return nil, err
 	}
 	return l.judge(ctx, c, m)
+}
+
+// runByCrew lets several client processes send.
+func (l *load) runByCrew(ctx context.Context, c *cluster) (*Result, error) {
+	if err := c.collectGarbage(ctx); err != nil {
+		return nil, err
+	}
+	before := c.measure()
+	l.cfg.say("connecting by %s from %d processes", l.cfg.Transport, l.cfg.Procs)
+	start := time.Now()
+	w, err := startCrew(ctx, l, c, l.cfg.Procs, l.cfg.Executable)
+	if err != nil {
+		return nil, err
+	}
+	defer w.close()
+	if _, err := w.gather(); err != nil {
+		return nil, err
+	}
+	connecting := time.Since(start)
+	if err := c.collectGarbage(ctx); err != nil {
+		return nil, err
+	}
+	connected := c.measure()
+	disk := startSyncSampler(l.cfg.Out)
+	m, err := w.send()
+	m.sync = disk.end()
+	if err != nil {
+		return nil, err
+	}
+	m.before, m.connected, m.connecting = before, connected, connecting
+	l.cfg.say("waiting until everybody has everything, and reading what is stored")
+	h, unsettled, err := w.end()
+	if err != nil {
+		return nil, err
+	}
+	return l.conclude(c, m, h, unsettled)
 }
 
 // measure connects everybody and sends.
@@ -63,13 +102,16 @@ func (l *load) measure(ctx context.Context, c *cluster) (measured, error) {
 	return m, err
 }
 
-// judge waits for what is on its way, checks the history and writes
-// everything down.
+// judge waits for what is on its way, and concludes.
 func (l *load) judge(ctx context.Context, c *cluster, m measured) (*Result, error) {
 	l.cfg.say("waiting until everybody has everything, and reading what is stored")
 	unsettled := l.settle(ctx)
+	return l.conclude(c, m, l.recorder.History(), unsettled)
+}
+
+// conclude checks the history and writes everything down.
+func (l *load) conclude(c *cluster, m measured, h history.History, unsettled error) (*Result, error) {
 	l.cfg.say("checking the history")
-	h := l.recorder.History()
 	violations := history.Check(h)
 	r := l.result(c, m, violations)
 	notes := l.notes(c, m)
@@ -190,7 +232,11 @@ func (l *load) limitedBy(m measured) string {
 }
 
 func writeHistory(dir string, h history.History) error {
-	f, err := os.Create(filepath.Join(dir, historyFile))
+	return writeHistoryFile(filepath.Join(dir, historyFile), h)
+}
+
+func writeHistoryFile(path string, h history.History) error {
+	f, err := os.Create(path)
 	if err != nil {
 		return fmt.Errorf("bench: write the history: %w", err)
 	}
@@ -198,4 +244,17 @@ func writeHistory(dir string, h history.History) error {
 		return fmt.Errorf("bench: write the history: %w", err)
 	}
 	return nil
+}
+
+func readHistory(path string) (history.History, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return history.History{}, fmt.Errorf("bench: read a history: %w", err)
+	}
+	defer f.Close()
+	h, err := history.Read(f)
+	if err != nil {
+		return h, fmt.Errorf("bench: %s: %w", path, err)
+	}
+	return h, nil
 }
