@@ -82,7 +82,8 @@ type load struct {
 	people   []*person
 	recorder *history.Recorder
 
-	share share // of the messages
+	share  share      // of the messages
+	detail *runDetail // to fill; nil: nobody asks
 
 	stop context.CancelFunc
 	ctx  context.Context // of the clients

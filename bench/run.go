@@ -21,6 +21,18 @@ const descriptorsSpare = 256
 //
 // Errors: what kept the measurement from being one.
 func Run(ctx context.Context, cfg RunConfig) (*Result, error) {
+	return runWith(ctx, cfg, new(runDetail))
+}
+
+// runDetail is what a run saw beside its result.
+type runDetail struct {
+	lag         *Quantiles // of the generator
+	busyShare   *float64   // of the machine's CPUs
+	ackedPS     float64    // messages/s
+	serverBytes int64      // resident, connected, after a collection; 0: not known
+}
+
+func runWith(ctx context.Context, cfg RunConfig, detail *runDetail) (*Result, error) {
 	if cfg.Users == 0 {
 		cfg.Users = 2 * cfg.Pairs
 	}
@@ -33,6 +45,7 @@ func Run(ctx context.Context, cfg RunConfig) (*Result, error) {
 	}
 	defer c.close()
 	defer l.close()
+	l.detail = detail
 	if cfg.Procs > 1 {
 		return l.runByCrew(ctx, c)
 	}
@@ -113,6 +126,9 @@ func (l *load) judge(ctx context.Context, c *cluster, m measured) (*Result, erro
 func (l *load) conclude(c *cluster, m measured, h history.History, unsettled error) (*Result, error) {
 	l.cfg.say("checking the history")
 	violations := history.Check(h)
+	if l.detail != nil {
+		l.detail.fill(l, m)
+	}
 	r := l.result(c, m, violations)
 	notes := l.notes(c, m)
 	if unsettled != nil {
@@ -126,6 +142,16 @@ func (l *load) conclude(c *cluster, m measured, h history.History, unsettled err
 		return nil, err
 	}
 	return r, writeReport(l.cfg.Out, r, notes, violations, charts{ack: l.ack, deliver: l.deliver, warmUp: l.cfg.WarmUp, marks: l.marks})
+}
+
+func (d *runDetail) fill(l *load, m measured) {
+	d.lag = l.lag.quantiles()
+	d.ackedPS = float64(m.ackedInWindow) / m.to.at.Sub(m.from.at).Seconds()
+	if m.from.missing == nil && m.to.missing == nil {
+		busy, idle := m.to.busy-m.from.busy, m.to.idle-m.from.idle
+		d.busyShare = some(busy.Seconds() / (busy + idle).Seconds())
+		d.serverBytes = m.connected.memoryTotal()
+	}
 }
 
 // enoughDescriptors refuses what would run out of descriptors half-way.
