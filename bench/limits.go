@@ -290,7 +290,7 @@ func (r *limitsRun) conclude(knee float64) {
 	}
 	if f.Broke == brokeGenerator {
 		f.Refused = fmt.Sprintf("at %s messages/s the generator sent 1 %% of the messages more than %.1f ms after they were due while the machine had idle CPU: "+
-			"that is a limit of waggle-bench here, not of the cell. Run it again with more CPUs for it, on another machine than the servers', or with fewer --pairs",
+			"that is a limit of waggle-bench here, not of the cell. Run it again with more CPUs for it, on another machine than the servers', or with more --message-procs",
 			thousands(int64(broken.OfferedPS)), broken.LagMs.P99)
 		return
 	}

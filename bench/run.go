@@ -29,7 +29,7 @@ type runDetail struct {
 	lag         *Quantiles // of the generator
 	busyShare   *float64   // of the machine's CPUs
 	ackedPS     float64    // messages/s
-	serverBytes int64      // resident, connected, after a collection; 0: not known
+	serverBytes int64      // resident, at the end of the load; 0: not known
 }
 
 func runWith(ctx context.Context, cfg RunConfig, detail *runDetail) (*Result, error) {
@@ -150,7 +150,7 @@ func (d *runDetail) fill(l *load, m measured) {
 	if m.from.missing == nil && m.to.missing == nil {
 		busy, idle := m.to.busy-m.from.busy, m.to.idle-m.from.idle
 		d.busyShare = some(busy.Seconds() / (busy + idle).Seconds())
-		d.serverBytes = m.connected.memoryTotal()
+		d.serverBytes = m.to.memoryTotal()
 	}
 }
 

@@ -64,7 +64,7 @@ type ScalePoint struct {
 	CPUUsPerMessage *Spread `json:"cpu_us_per_message"`
 	AckP50Ms        *Spread `json:"ack_p50_ms"`
 	AckP99Ms        *Spread `json:"ack_p99_ms"`
-	ServerBytes     *Spread `json:"server_bytes"`          // all of it, connected, after a collection
+	ServerBytes     *Spread `json:"server_bytes"`          // resident, all of it, at the end of the load
 	ServerBytesCell *Spread `json:"server_bytes_per_cell"` // the same over the cells
 	Lost            int     `json:"lost"`
 	Doubled         int     `json:"doubled"`
