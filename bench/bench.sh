@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Measures a private cluster in short forms: messages, idle connections, limits
-# and a storm, over each transport. Leaves a folder with a report of each.
+# Measures private clusters in short forms: start-up, messages, idle connections,
+# limits and a storm over each transport, pairs across cells, no TLS, and the
+# same rate over more cells. Leaves a folder with a report of each.
 #
 #   BENCH_OUT         folder, default ./waggle-bench-TIME
 #   BENCH_TRANSPORTS  default "tcp quic"
@@ -14,7 +15,7 @@ longest=240s
 ulimit -n "$(ulimit -Hn)"
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/waggle-bench.XXXXXX")
-server='' child='' failed=()
+server='' child='' plain='' failed=()
 
 cleanup() {
   trap '' INT TERM HUP
@@ -49,12 +50,14 @@ free_ports() {
 
 start() {
   local ports
-  mapfile -t ports < <(free_ports 2)
+  mapfile -t ports < <(free_ports 5)
   printf 'cell: {messages_per_second: -1}\nedge: {exempt_loopback: true}\n' >"$work/bench.yaml"
   # shellcheck disable=SC2086 # several flags
   bin/waggle dev --config "$work/bench.yaml" --data "$work/data" --listen "127.0.0.1:${ports[0]}" --admin "127.0.0.1:${ports[1]}" \
+    --plaintext "127.0.0.1:${ports[2]}" --rtsp "127.0.0.1:${ports[3]}" --rtmp "127.0.0.1:${ports[4]}" \
     --no-demo --ready-file "$work/ready" ${BENCH_CLUSTER:-} >"$out/cluster.log" 2>&1 &
   server=$!
+  plain=127.0.0.1:${ports[2]}
   export WAGGLE_SERVER=127.0.0.1:${ports[0]} WAGGLE_ADMIN=127.0.0.1:${ports[1]} WAGGLE_CA=$work/data/ca.pem
   for _ in $(seq 300); do
     [ -e "$work/ready" ] && return 0
@@ -70,7 +73,7 @@ start() {
 measure() {
   local name=$1
   shift
-  echo "== $name: waggle-bench $*"
+  printf '== %d:%02d %s: waggle-bench %s\n' $((SECONDS / 60)) $((SECONDS % 60)) "$name" "$*"
   timeout --foreground --signal=INT --kill-after=30s "$longest" bin/waggle-bench "$@" --out "$out/$name" >"$work/said" 2>"$work/progress" &
   child=$!
   if wait "$child"; then
@@ -100,6 +103,9 @@ index() {
 }
 
 mkdir -p "$out"
+# These start clusters of their own.
+measure startup startup --repeat 3
+measure scale scale --duration 8s
 start
 for t in $transports; do
   measure "run-window-500-$t" run --transport "$t" --pairs 500 --window 500 --duration 15s
@@ -110,6 +116,10 @@ for t in $transports; do
   measure "limits-$t" limits --transport "$t" --connections-max 2000 --procs 4 --hold 5s --step 3s
   measure "storm-$t" storm --transport "$t" --connections 2000
 done
+measure cross-cell-rate-1000-tcp run --pairs 500 --rate 1000 --duration 10s --placement cross-cell
+measure run-rate-1000-plain run --transport plain --server "$plain" --pairs 500 --rate 1000 --duration 10s
+measure run-window-500-plain run --transport plain --server "$plain" --pairs 500 --window 500 --duration 10s
+measure idle-plain idle --transport plain --server "$plain" --connections 5000 --procs 2 --hold 15s
 index >"$out/README.md"
 echo
 cat "$out/README.md"

@@ -43,6 +43,13 @@ func TestAgainstACluster(t *testing.T) {
 	t.Run("closed loop", func(t *testing.T) {
 		checkRun(t, RunConfig{Common: commonFor(t, c, client.QUIC), Users: 4, Pairs: 2, Window: 2, SizeBytes: SizeBytesMin, Duration: time.Second, WarmUp: time.Second, Placement: SameCell})
 	})
+	t.Run("open loop of two processes", func(t *testing.T) {
+		checkRun(t, RunConfig{Common: commonFor(t, c, client.TCP), Pairs: 5, Rate: 100, SizeBytes: 200, Duration: time.Second, WarmUp: time.Second, Placement: Mixed, Procs: 2})
+	})
+	t.Run("closed loop of three processes", func(t *testing.T) {
+		checkRun(t, RunConfig{Common: commonFor(t, c, client.Plain), Pairs: 3, Window: 4, SizeBytes: SizeBytesMin, Duration: time.Second, Placement: SameCell, Procs: 3})
+	})
+	t.Run("a process that dies", func(t *testing.T) { checkDeadMember(t, commonFor(t, c, client.TCP)) })
 	for _, transport := range []client.Transport{client.Plain, client.TCP, client.QUIC} {
 		t.Run("idle "+string(transport), func(t *testing.T) { checkIdle(t, commonFor(t, c, transport)) })
 	}
@@ -69,6 +76,9 @@ func checkRun(t *testing.T, cfg RunConfig) {
 	read, err := ReadResult(cfg.Out)
 	if err != nil || !reflect.DeepEqual(read, r) {
 		t.Errorf("result.json is %+v, %v; want %+v", read, err, r)
+	}
+	if left, _ := filepath.Glob(filepath.Join(cfg.Out, "*.tmp")); len(left) > 0 {
+		t.Errorf("%v is left behind", left)
 	}
 	for _, file := range []string{"latency.svg", "percentiles.svg"} {
 		if raw, err := os.ReadFile(filepath.Join(cfg.Out, file)); err != nil || !bytes.Contains(raw, []byte("<svg")) {

@@ -51,6 +51,8 @@ type cluster struct {
 	version   string
 	cells     []string // active
 	processes []process
+
+	generators []int // processes of the generator, beside this one
 }
 
 func openCluster(ctx context.Context, admin string) (*cluster, error) {

@@ -74,6 +74,10 @@ type RunConfig struct {
 	Duration  time.Duration // measured, after the warm-up
 	WarmUp    time.Duration // not measured
 	Placement string        // [SameCell], [CrossCell] or [Mixed]
+	Procs     int           // client processes; 0 and 1: this one
+	// Executable is started as `Executable member` for each of several; empty:
+	// all are in this process.
+	Executable string
 }
 
 // SizeBytesMin leaves room for what tells messages apart.
@@ -95,6 +99,12 @@ func (c *RunConfig) Validate() error {
 		return fmt.Errorf("--duration %s: from 1s", c.Duration)
 	case c.WarmUp < 0:
 		return fmt.Errorf("--warm-up %s: not below 0", c.WarmUp)
+	case c.Procs < 0 || c.Procs > c.Pairs:
+		return fmt.Errorf("--procs %d: from 1 to the number of pairs", c.Procs)
+	case c.Procs > 1 && c.Users != 0 && c.Users != 2*c.Pairs:
+		return fmt.Errorf("--users %d: with several --procs two of each pair, since a person's connection is in one process", c.Users)
+	case c.Procs > 1 && c.Window > 0 && c.Window < c.Procs:
+		return fmt.Errorf("--window %d: at least one for each of %d processes", c.Window, c.Procs)
 	case c.Users%2 != 0 || c.Users < 0:
 		return fmt.Errorf("--users %d: an even number, or 0 for two of each pair", c.Users)
 	}

@@ -146,13 +146,14 @@ func (h *holder) connectAll(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
-// connect makes a connection. Refused for now it tries again, as the SDK does.
+// connect makes a connection. Refused for now it tries again, after waits that
+// grow, until ctx ends.
 func (h *holder) connect(ctx context.Context, i int) error {
-	ctx, cancel := context.WithTimeout(ctx, holdDialTimeout)
-	defer cancel()
-	for {
-		err := h.connectOnce(ctx, i)
-		if err == nil || !refusedForNow(err) || !pause(ctx, rand.N(quicRefusedWait)) {
+	for within := quicRefusedWait; ; within = min(2*within, quicRefusedWaitMax) {
+		once, cancel := context.WithTimeout(ctx, holdDialTimeout)
+		err := h.connectOnce(once, i)
+		cancel()
+		if err == nil || !refusedForNow(err) || !pause(ctx, rand.N(within)) {
 			return err
 		}
 	}

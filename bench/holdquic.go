@@ -17,9 +17,11 @@ const (
 	perSocket = 100
 	// quicIdle is three heartbeats.
 	quicIdle = 90 * time.Second
-	// quicRefusedWait is the longest wait before a refused connection is tried
-	// again: a server works its queue of new ones off in less.
-	quicRefusedWait = 200 * time.Millisecond
+	// quicRefusedWait is the longest wait before a refused connection is first
+	// tried again: a server works its queue of new ones off in less. It doubles
+	// up to quicRefusedWaitMax.
+	quicRefusedWait    = 200 * time.Millisecond
+	quicRefusedWaitMax = 5 * time.Second
 )
 
 // quicSockets are the UDP sockets of a holder. Use the zero value.

@@ -31,6 +31,7 @@ type holding struct {
 	in   io.WriteCloser
 	out  *json.Decoder
 	wait func() error
+	pid  int // 0: in this process
 }
 
 // Idle holds connections that say nothing but heartbeats, each with an account
@@ -224,12 +225,18 @@ func (cfg *IdleConfig) orders(accounts []account) ([]holdOrder, error) {
 }
 
 func (cfg *IdleConfig) startHolder(ctx context.Context) (*holding, error) {
-	if cfg.Executable == "" {
+	return startChild(ctx, cfg.Executable, "hold", Hold)
+}
+
+// startChild starts `executable verb`, or runs serve in this process where the
+// first is empty. Its process is killed when ctx ends.
+func startChild(ctx context.Context, executable, verb string, serve func(context.Context, io.Reader, io.Writer) error) (*holding, error) {
+	if executable == "" {
 		orderR, orderW := io.Pipe()
 		reportR, reportW := io.Pipe()
 		var g errgroup.Group
 		g.Go(func() error {
-			err := Hold(ctx, orderR, reportW)
+			err := serve(ctx, orderR, reportW)
 			_ = reportW.CloseWithError(io.EOF)
 			_ = orderR.Close()
 			return err
@@ -239,7 +246,7 @@ func (cfg *IdleConfig) startHolder(ctx context.Context) (*holding, error) {
 			return g.Wait()
 		}}, nil
 	}
-	cmd := exec.CommandContext(ctx, cfg.Executable, "hold")
+	cmd := exec.CommandContext(ctx, executable, verb)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -252,7 +259,7 @@ func (cfg *IdleConfig) startHolder(ctx context.Context) (*holding, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start a client process: %w", err)
 	}
-	return &holding{in: in, out: json.NewDecoder(out), wait: cmd.Wait}, nil
+	return &holding{in: in, out: json.NewDecoder(out), wait: cmd.Wait, pid: cmd.Process.Pid}, nil
 }
 
 func (cfg *IdleConfig) result(m idleMeasured) *Result {

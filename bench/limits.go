@@ -29,7 +29,8 @@ type LimitsConfig struct {
 	RateMax        float64       // never more, except for twice the knee
 	Factor         float64       // from one rate to the next
 	Halvings       int           // of the gap at the knee
-	Executable     string        // started as `Executable hold`; empty: held in this process
+	Procs          int           // client processes for the messages; 0 and 1: this one
+	Executable     string        // started as `Executable hold` and `Executable member`; empty: held in this process
 }
 
 // Validate says what is wrong.
@@ -46,6 +47,8 @@ func (c *LimitsConfig) Validate() error {
 		return fmt.Errorf("--procs %d: from 1", c.Levels)
 	case c.Pairs < 1:
 		return fmt.Errorf("--pairs %d: from 1", c.Pairs)
+	case c.Procs < 0 || c.Procs > c.Pairs:
+		return fmt.Errorf("--message-procs %d: from 1 to the number of pairs", c.Procs)
 	case c.SizeBytes < SizeBytesMin || c.SizeBytes > sizeBytesMax:
 		return fmt.Errorf("--size %d: from %d to %d", c.SizeBytes, SizeBytesMin, sizeBytesMax)
 	case c.Step < 100*time.Millisecond || c.WarmUp < 0:
@@ -69,6 +72,7 @@ type limitsRun struct {
 	ramp  *ramp
 	load  *load
 	steps *steps
+	crew  *crew // sends the messages; nil: this process does
 	found Limits
 }
 
@@ -97,7 +101,7 @@ func LimitsOf(ctx context.Context, cfg LimitsConfig) (*Result, error) {
 	if !slices.Contains(c.cells, cfg.Cell) {
 		return nil, fmt.Errorf("--cell %s: not among the active cells %v", cfg.Cell, c.cells)
 	}
-	if err := c.enoughDescriptors(2*cfg.Pairs, 2*cfg.Pairs); err != nil {
+	if err := c.enoughDescriptors(2*cfg.Pairs/max(cfg.Procs, 1)+2, 2*cfg.Pairs); err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(cfg.Out, 0o755); err != nil {
@@ -127,6 +131,11 @@ func LimitsOf(ctx context.Context, cfg LimitsConfig) (*Result, error) {
 	}
 	run.load = newLoad(loadCfg, tlsConfig, plan, accounts[bound:])
 	defer run.load.close()
+	defer func() {
+		if run.crew != nil {
+			run.crew.close()
+		}
+	}()
 	return run.all(ctx, accounts[:bound])
 }
 
@@ -149,7 +158,7 @@ func (r *limitsRun) messages(ctx context.Context) error {
 	r.steps = &steps{l: l, c: r.c, bar: r.cfg.P99, warmUp: r.cfg.WarmUp, step: r.cfg.Step}
 	l.measures, l.observe, l.refused = "limits", r.steps.observe, r.steps.refused
 	r.cfg.say("connecting %d pairs", r.cfg.Pairs)
-	if err := l.connect(ctx); err != nil {
+	if err := r.connect(ctx); err != nil {
 		return err
 	}
 	if err := r.c.collectGarbage(ctx); err != nil {
@@ -182,6 +191,17 @@ func (r *limitsRun) messages(ctx context.Context) error {
 		r.found.OverloadShare = some(float64(int(1000*over.AckedPS/knee.AckedPS+0.5)) / 1000)
 	}
 	return nil
+}
+
+// connect connects the pairs, from this process or from several.
+func (r *limitsRun) connect(ctx context.Context) (err error) {
+	if r.cfg.Procs <= 1 {
+		return r.load.connect(ctx)
+	}
+	if r.crew, err = startCrew(ctx, r.load, r.c, r.cfg.Procs, r.cfg.Executable); err == nil {
+		_, err = r.crew.gather()
+	}
+	return err
 }
 
 // try offers a rate, and once more if it breaks: a hiccup of the machine is
@@ -217,7 +237,13 @@ func (r *limitsRun) best() (out float64) {
 }
 
 func (r *limitsRun) one(ctx context.Context, phase string, rate float64, mayCut bool) (LimitStep, error) {
-	s, err := r.steps.run(ctx, phase, rate, mayCut)
+	var s LimitStep
+	var err error
+	if r.crew != nil {
+		s, err = r.crew.step(r.steps, phase, rate, mayCut)
+	} else {
+		s, err = r.steps.run(ctx, phase, rate, mayCut)
+	}
 	if err != nil {
 		return s, err
 	}
@@ -264,7 +290,7 @@ func (r *limitsRun) conclude(knee float64) {
 	}
 	if f.Broke == brokeGenerator {
 		f.Refused = fmt.Sprintf("at %s messages/s the generator sent 1 %% of the messages more than %.1f ms after they were due while the machine had idle CPU: "+
-			"that is a limit of waggle-bench here, not of the cell. Run it again with more CPUs for it, on another machine than the servers', or with fewer --pairs",
+			"that is a limit of waggle-bench here, not of the cell. Run it again with more CPUs for it, on another machine than the servers', or with more --message-procs",
 			thousands(int64(broken.OfferedPS)), broken.LagMs.P99)
 		return
 	}
@@ -293,13 +319,25 @@ func (s *LimitStep) describe() string {
 	return out
 }
 
+// settle waits for what is on its way. The first error says who lacks what.
+func (r *limitsRun) settle(ctx context.Context) (h history.History, unsettled, err error) {
+	if r.crew != nil {
+		return r.crew.end()
+	}
+	unsettled = r.load.settle(ctx)
+	return r.load.recorder.History(), unsettled, nil
+}
+
 // judge waits for what is on its way, checks the history and writes
 // everything down.
 func (r *limitsRun) judge(ctx context.Context, disconnects int64) (*Result, error) {
 	l := r.load
 	r.cfg.say("waiting until everybody has everything, and checking the history")
-	unsettled := l.settle(ctx)
-	violations := history.Check(l.recorder.History())
+	h, unsettled, err := r.settle(ctx)
+	if err != nil {
+		return nil, err
+	}
+	violations := history.Check(h)
 	f := &r.found
 	f.Connections = r.ramp.out
 	res := &Result{

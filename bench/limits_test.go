@@ -218,6 +218,9 @@ func smallLimits(common Common) LimitsConfig {
 // checkLimits holds a result to what adds up, whatever the machine bore.
 func checkLimits(t *testing.T, common Common) {
 	cfg := smallLimits(common)
+	if common.Transport == client.QUIC {
+		cfg.Procs = 2
+	}
 	r, err := LimitsOf(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -82,6 +82,9 @@ type load struct {
 	people   []*person
 	recorder *history.Recorder
 
+	share  share      // of the messages
+	detail *runDetail // to fill; nil: nobody asks
+
 	stop context.CancelFunc
 	ctx  context.Context // of the clients
 	wg   sync.WaitGroup  // clients
@@ -106,6 +109,19 @@ type load struct {
 
 	mu     sync.Mutex     // guards errors
 	errors map[string]int // by kind
+}
+
+// share is which messages of a load are this process's: every of-th, from
+// number index on. The zero value is all of them.
+type share struct{ index, of int }
+
+// number is the number in the whole load of the process's own n-th message.
+func (s share) number(n int64) int64 { return n*int64(max(s.of, 1)) + int64(s.index) }
+
+// part is the process's share of n things.
+func (s share) part(n int) int {
+	of := max(s.of, 1)
+	return (s.index+1)*n/of - s.index*n/of
 }
 
 func newLoad(cfg *RunConfig, tlsConfig *tls.Config, p plan, accounts []account) *load {
@@ -231,7 +247,7 @@ func (l *load) post(n int64, at time.Duration) func() {
 	if int(n)/len(l.threads)%2 == 1 {
 		from, to = to, from
 	}
-	p, thread, text := l.people[from], l.threads[i], l.text(n, at)
+	p, thread, text := l.people[from], l.threads[i], l.text(l.share.number(n), at)
 	if l.isMeasured(at) {
 		l.sent.Add(1)
 	}
@@ -308,14 +324,9 @@ func (l *load) send(ctx context.Context, c *cluster) (measured, error) {
 	defer stop()
 	l.start = time.Now()
 	end := l.start.Add(l.cfg.WarmUp + l.cfg.Duration)
+	l.announce()
 	var senders sync.WaitGroup
-	if l.cfg.Window > 0 {
-		l.cfg.say("%s: %d messages outstanding", l.cfg.WarmUp+l.cfg.Duration, l.cfg.Window)
-		l.closedLoop(sending, end, &senders)
-	} else {
-		l.cfg.say("%s: %g messages/s", l.cfg.WarmUp+l.cfg.Duration, l.cfg.Rate)
-		senders.Go(func() { l.openLoop(sending, end, &senders) })
-	}
+	l.begin(sending, end, &senders)
 	var m measured
 	err := l.watch(ctx, l.start.Add(l.cfg.WarmUp))
 	acked := l.ackedAll.Load()
@@ -332,6 +343,24 @@ func (l *load) send(ctx context.Context, c *cluster) (measured, error) {
 	m.ackedInWindow = l.ackedAll.Load() - acked
 	senders.Wait()
 	return m, err
+}
+
+// announce says what is about to be sent.
+func (l *load) announce() {
+	if l.cfg.Window > 0 {
+		l.cfg.say("%s: %d messages outstanding", l.cfg.WarmUp+l.cfg.Duration, l.cfg.Window)
+		return
+	}
+	l.cfg.say("%s: %g messages/s", l.cfg.WarmUp+l.cfg.Duration, l.cfg.Rate)
+}
+
+// begin starts the loop that sends until end.
+func (l *load) begin(ctx context.Context, end time.Time, senders *sync.WaitGroup) {
+	if l.cfg.Window > 0 {
+		l.closedLoop(ctx, end, senders)
+		return
+	}
+	senders.Go(func() { l.openLoop(ctx, end, senders) })
 }
 
 // watch waits until a moment and tells about progress.
@@ -355,7 +384,7 @@ func (l *load) watch(ctx context.Context, until time.Time) error {
 // closedLoop keeps the window full until end.
 func (l *load) closedLoop(ctx context.Context, end time.Time, senders *sync.WaitGroup) {
 	next := new(atomic.Int64)
-	for range l.cfg.Window {
+	for range l.share.part(l.cfg.Window) {
 		senders.Go(func() {
 			for ctx.Err() == nil && time.Now().Before(end) {
 				wait := l.post(next.Add(1)-1, time.Since(l.start))
@@ -374,7 +403,7 @@ func (l *load) closedLoop(ctx context.Context, end time.Time, senders *sync.Wait
 func (l *load) openLoop(ctx context.Context, end time.Time, senders *sync.WaitGroup) {
 	total := end.Sub(l.start)
 	for n := int64(0); ctx.Err() == nil; n++ {
-		at := time.Duration(float64(n) / l.cfg.Rate * float64(time.Second))
+		at := time.Duration(float64(l.share.number(n)) / l.cfg.Rate * float64(time.Second))
 		if at >= total {
 			return
 		}
@@ -382,7 +411,7 @@ func (l *load) openLoop(ctx context.Context, end time.Time, senders *sync.WaitGr
 			time.Sleep(early)
 		}
 		l.lag.add(at, time.Since(l.start)-at, l.isMeasured(at))
-		if l.outstanding.Load() >= backlogMax {
+		if l.outstanding.Load() >= int64(l.share.part(backlogMax)) {
 			if l.isMeasured(at) {
 				l.sent.Add(1)
 			}

@@ -291,7 +291,7 @@ func prepare(ctx context.Context, cfg *RunConfig) (*load, *cluster, error) {
 		return nil, nil, err
 	}
 	l, err := func() (*load, error) {
-		if err := c.enoughDescriptors(cfg.Users, cfg.Users); err != nil {
+		if err := c.enoughDescriptors(cfg.Users/max(cfg.Procs, 1)+2, cfg.Users); err != nil {
 			return nil, err
 		}
 		p, err := newPlan(cfg.Users, cfg.Pairs, len(c.cells), cfg.Placement)

@@ -21,7 +21,7 @@ type Quantiles struct {
 
 // Result is result.json. What was not measured is null.
 type Result struct {
-	Mode      string `json:"mode"` // run, move, idle, limits or storm
+	Mode      string `json:"mode"` // run, move, idle, limits, storm, scale or startup
 	Commit    string `json:"commit"`
 	Command   string `json:"command"`
 	Machine   string `json:"machine"`
@@ -56,6 +56,9 @@ type Result struct {
 
 	Limits *Limits `json:"limits,omitempty"` // of mode limits
 	Storm  *Storm  `json:"storm,omitempty"`  // of mode storm
+
+	Scale   *Scale   `json:"scale,omitempty"`   // of mode scale
+	Startup *Startup `json:"startup,omitempty"` // of mode startup
 }
 
 // count adds up the checker's findings.
@@ -79,6 +82,9 @@ func (r *Result) count(violations []history.Violation) {
 func (r *Result) Faults() error {
 	if r.Limits != nil && r.Limits.Refused != "" {
 		return errors.New("no limit of the cell: " + r.Limits.Refused)
+	}
+	if r.Scale != nil && r.Scale.refused() != nil {
+		return r.Scale.refused()
 	}
 	if r.Lost+r.Doubled+r.Reordered == 0 && len(r.Errors) == 0 {
 		return nil

@@ -21,6 +21,18 @@ const descriptorsSpare = 256
 //
 // Errors: what kept the measurement from being one.
 func Run(ctx context.Context, cfg RunConfig) (*Result, error) {
+	return runWith(ctx, cfg, new(runDetail))
+}
+
+// runDetail is what a run saw beside its result.
+type runDetail struct {
+	lag         *Quantiles // of the generator
+	busyShare   *float64   // of the machine's CPUs
+	ackedPS     float64    // messages/s
+	serverBytes int64      // resident, at the end of the load; 0: not known
+}
+
+func runWith(ctx context.Context, cfg RunConfig, detail *runDetail) (*Result, error) {
 	if cfg.Users == 0 {
 		cfg.Users = 2 * cfg.Pairs
 	}
@@ -33,11 +45,51 @@ func Run(ctx context.Context, cfg RunConfig) (*Result, error) {
 	}
 	defer c.close()
 	defer l.close()
+	l.detail = detail
+	if cfg.Procs > 1 {
+		return l.runByCrew(ctx, c)
+	}
 	m, err := l.measure(ctx, c)
 	if err != nil {
 		return nil, err
 	}
 	return l.judge(ctx, c, m)
+}
+
+// runByCrew lets several client processes send.
+func (l *load) runByCrew(ctx context.Context, c *cluster) (*Result, error) {
+	if err := c.collectGarbage(ctx); err != nil {
+		return nil, err
+	}
+	before := c.measure()
+	l.cfg.say("connecting by %s from %d processes", l.cfg.Transport, l.cfg.Procs)
+	start := time.Now()
+	w, err := startCrew(ctx, l, c, l.cfg.Procs, l.cfg.Executable)
+	if err != nil {
+		return nil, err
+	}
+	defer w.close()
+	if _, err := w.gather(); err != nil {
+		return nil, err
+	}
+	connecting := time.Since(start)
+	if err := c.collectGarbage(ctx); err != nil {
+		return nil, err
+	}
+	connected := c.measure()
+	disk := startSyncSampler(l.cfg.Out)
+	m, err := w.send()
+	m.sync = disk.end()
+	if err != nil {
+		return nil, err
+	}
+	m.before, m.connected, m.connecting = before, connected, connecting
+	l.cfg.say("waiting until everybody has everything, and reading what is stored")
+	h, unsettled, err := w.end()
+	if err != nil {
+		return nil, err
+	}
+	return l.conclude(c, m, h, unsettled)
 }
 
 // measure connects everybody and sends.
@@ -63,14 +115,20 @@ func (l *load) measure(ctx context.Context, c *cluster) (measured, error) {
 	return m, err
 }
 
-// judge waits for what is on its way, checks the history and writes
-// everything down.
+// judge waits for what is on its way, and concludes.
 func (l *load) judge(ctx context.Context, c *cluster, m measured) (*Result, error) {
 	l.cfg.say("waiting until everybody has everything, and reading what is stored")
 	unsettled := l.settle(ctx)
+	return l.conclude(c, m, l.recorder.History(), unsettled)
+}
+
+// conclude checks the history and writes everything down.
+func (l *load) conclude(c *cluster, m measured, h history.History, unsettled error) (*Result, error) {
 	l.cfg.say("checking the history")
-	h := l.recorder.History()
 	violations := history.Check(h)
+	if l.detail != nil {
+		l.detail.fill(l, m)
+	}
 	r := l.result(c, m, violations)
 	notes := l.notes(c, m)
 	if unsettled != nil {
@@ -84,6 +142,16 @@ func (l *load) judge(ctx context.Context, c *cluster, m measured) (*Result, erro
 		return nil, err
 	}
 	return r, writeReport(l.cfg.Out, r, notes, violations, charts{ack: l.ack, deliver: l.deliver, warmUp: l.cfg.WarmUp, marks: l.marks})
+}
+
+func (d *runDetail) fill(l *load, m measured) {
+	d.lag = l.lag.quantiles()
+	d.ackedPS = float64(m.ackedInWindow) / m.to.at.Sub(m.from.at).Seconds()
+	if m.from.missing == nil && m.to.missing == nil {
+		busy, idle := m.to.busy-m.from.busy, m.to.idle-m.from.idle
+		d.busyShare = some(busy.Seconds() / (busy + idle).Seconds())
+		d.serverBytes = m.to.memoryTotal()
+	}
 }
 
 // enoughDescriptors refuses what would run out of descriptors half-way.
@@ -190,7 +258,11 @@ func (l *load) limitedBy(m measured) string {
 }
 
 func writeHistory(dir string, h history.History) error {
-	f, err := os.Create(filepath.Join(dir, historyFile))
+	return writeHistoryFile(filepath.Join(dir, historyFile), h)
+}
+
+func writeHistoryFile(path string, h history.History) error {
+	f, err := os.Create(path)
 	if err != nil {
 		return fmt.Errorf("bench: write the history: %w", err)
 	}
@@ -198,4 +270,17 @@ func writeHistory(dir string, h history.History) error {
 		return fmt.Errorf("bench: write the history: %w", err)
 	}
 	return nil
+}
+
+func readHistory(path string) (history.History, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return history.History{}, fmt.Errorf("bench: read a history: %w", err)
+	}
+	defer f.Close()
+	h, err := history.Read(f)
+	if err != nil {
+		return h, fmt.Errorf("bench: %s: %w", path, err)
+	}
+	return h, nil
 }

@@ -168,7 +168,7 @@ func waitUntil(ctx context.Context, t time.Time, cut <-chan struct{}) bool {
 // gave up, being too far behind.
 func (s *steps) offer(ctx context.Context, m *meter, begin time.Duration, rate float64, mayCut bool) bool {
 	for k := int64(0); ctx.Err() == nil; k++ {
-		at := begin + time.Duration(float64(k)/rate*float64(time.Second))
+		at := begin + time.Duration(float64(s.l.share.number(k))/rate*float64(time.Second))
 		if at >= m.to {
 			return true
 		}
@@ -176,11 +176,11 @@ func (s *steps) offer(ctx context.Context, m *meter, begin time.Duration, rate f
 			time.Sleep(early)
 		}
 		outstanding := s.l.outstanding.Load()
-		if mayCut && float64(outstanding) > cutSpare+rate*cutBehind.Seconds() {
+		if mayCut && outstanding > int64(s.l.share.part(cutSpare+int(rate*cutBehind.Seconds()))) {
 			return false
 		}
 		m.sent(at, time.Since(s.l.start)-at)
-		if outstanding >= backlogMax {
+		if outstanding >= int64(s.l.share.part(backlogMax)) {
 			continue // due and never sent: it counts as unanswered
 		}
 		wait := s.l.post(s.n, at)

@@ -48,6 +48,11 @@ func (c *cluster) measure() usage {
 	_, own, err := readProcess(os.Getpid())
 	keep(err)
 	u.ownCPU = own
+	for _, pid := range c.generators {
+		_, cpu, err := readProcess(pid)
+		keep(err)
+		u.ownCPU += cpu
+	}
 	u.busy, u.idle, err = readMachineCPU()
 	keep(err)
 	u.slab, u.sockets, err = readKernelMemory()

@@ -19,6 +19,11 @@ import (
 const (
 	backoffMin = 50 * time.Millisecond
 	backoffMax = 5 * time.Second
+	// backoffCrowd and backoffCrowdMax take their place where a server had too
+	// many new connections at work: it bears about a thousand in a second, and
+	// each attempt costs it something.
+	backoffCrowd    = time.Second
+	backoffCrowdMax = 10 * time.Second
 )
 
 // Client is one device's connection, kept up by Run.
@@ -106,14 +111,24 @@ func (c *Client) Run(ctx context.Context) error {
 		if time.Since(start) > 10*time.Second {
 			backoff = backoffMin
 		}
-		wait += rand.N(backoff)
-		backoff = min(2*backoff, backoffMax)
+		var within time.Duration
+		within, backoff = nextWait(backoff, err)
+		wait += rand.N(within)
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
+}
+
+// nextWait is the bound of the wait after an error, and the one to go on with.
+func nextWait(backoff time.Duration, err error) (within, next time.Duration) {
+	if crowded(err) {
+		within = max(backoff, backoffCrowd)
+		return within, min(2*within, backoffCrowdMax)
+	}
+	return backoff, max(backoff, min(2*backoff, backoffMax))
 }
 
 // final tells the refusals that connecting again cannot mend.

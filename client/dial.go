@@ -40,14 +40,14 @@ type wire struct {
 func dial(ctx context.Context, cfg *Config, server string) (*wire, error) {
 	switch cfg.Transport {
 	case QUIC:
-		return dialQUIC(ctx, cfg, server)
+		return dialQUIC(ctx, cfg, server, cfg.DialTimeout)
 	case TCP:
 		return dialTLS(ctx, cfg, server)
 	case Plain:
 		return dialPlain(ctx, server)
 	}
 	quicCtx, cancel := context.WithTimeout(ctx, cfg.QUICTimeout)
-	w, quicErr := dialQUIC(quicCtx, cfg, server)
+	w, quicErr := dialQUIC(quicCtx, cfg, server, cfg.QUICTimeout)
 	cancel()
 	if quicErr == nil {
 		return w, nil
@@ -72,9 +72,10 @@ func tlsConfig(cfg *Config, server string) *tls.Config {
 	return t
 }
 
-func dialQUIC(ctx context.Context, cfg *Config, server string) (*wire, error) {
+// dialQUIC gives a server up that is silent for a time.
+func dialQUIC(ctx context.Context, cfg *Config, server string, silent time.Duration) (*wire, error) {
 	conn, err := quic.DialAddr(ctx, server, tlsConfig(cfg, server), &quic.Config{
-		MaxIdleTimeout: quicIdle, KeepAlivePeriod: quicKeepAlive, HandshakeIdleTimeout: cfg.QUICTimeout,
+		MaxIdleTimeout: quicIdle, KeepAlivePeriod: quicKeepAlive, HandshakeIdleTimeout: silent,
 		InitialStreamReceiveWindow: 64 << 10, MaxStreamReceiveWindow: 256 << 10,
 		InitialConnectionReceiveWindow: 64 << 10, MaxConnectionReceiveWindow: 1 << 20,
 	})
@@ -90,6 +91,13 @@ func dialQUIC(ctx context.Context, cfg *Config, server string) (*wire, error) {
 	return &wire{
 		rw: stream, r: bufio.NewReader(stream), transport: QUIC, deadline: stream.SetWriteDeadline, close: end, drop: end,
 	}, nil
+}
+
+// crowded tells whether a server had too many new connections at work. QUIC
+// says so in the handshake or right after.
+func crowded(err error) bool {
+	refused, ok := errors.AsType[*quic.TransportError](err)
+	return ok && refused.ErrorCode == quic.ConnectionRefused
 }
 
 func dialTLS(ctx context.Context, cfg *Config, server string) (*wire, error) {

@@ -41,6 +41,7 @@ func (a *app) limits() *cobra.Command {
 	f.DurationVar(&cfg.Hold, "hold", 8*time.Second, "how long idle connections are watched for their CPU")
 	f.DurationVar(&cfg.Rest, "rest", time.Second, "rest before memory is looked at")
 	f.IntVar(&cfg.Pairs, "pairs", 250, "pairs who write to each other in turns")
+	f.IntVar(&cfg.Procs, "message-procs", 1, "client processes for their messages")
 	f.IntVar(&cfg.SizeBytes, "size", 200, "`BYTES` of a message")
 	f.DurationVar(&cfg.Step, "step", 5*time.Second, "time measured of each rate")
 	f.DurationVar(&cfg.WarmUp, "warm-up", time.Second, "time before it, not measured")

@@ -75,7 +75,7 @@ func (a *app) root() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w (see `%s --help`)", err, cmd.CommandPath())}
 	})
-	root.AddCommand(a.run(), a.idle(), a.limits(), a.move(), a.storm(), a.verify(), a.compare(), a.hold())
+	root.AddCommand(a.run(), a.idle(), a.limits(), a.move(), a.storm(), a.scale(), a.startup(), a.verify(), a.compare(), a.hold(), a.member())
 	return root
 }
 
@@ -124,6 +124,10 @@ func (a *app) run() *cobra.Command {
 			if err := cfg.Validate(); err != nil {
 				return usageError{err}
 			}
+			var err error
+			if cfg.Executable, err = os.Executable(); err != nil {
+				return fmt.Errorf("find this program, to start it again: %w", err)
+			}
 			r, err := bench.Run(cmd.Context(), cfg)
 			return a.done(&cfg.Common, r, err)
 		},
@@ -136,6 +140,7 @@ func (a *app) run() *cobra.Command {
 	f.IntVar(&cfg.SizeBytes, "size", 200, "`BYTES` of a message")
 	f.DurationVar(&cfg.Duration, "duration", 30*time.Second, "time measured")
 	f.DurationVar(&cfg.WarmUp, "warm-up", 3*time.Second, "time before it, not measured")
+	f.IntVar(&cfg.Procs, "procs", 1, "client processes the pairs are split over, each with its share of the load")
 	f.StringVar(&cfg.Placement, "placement", bench.SameCell, "`WHERE` the two of a pair live: same-cell, cross-cell, mixed")
 	a.common(cmd, &cfg.Common)
 	return cmd
@@ -250,6 +255,14 @@ func (a *app) hold() *cobra.Command {
 	return &cobra.Command{
 		Use: "hold", Hidden: true, Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return bench.Hold(cmd.Context(), a.in, a.out) },
+	}
+}
+
+// member is a client process of run and limits.
+func (a *app) member() *cobra.Command {
+	return &cobra.Command{
+		Use: "member", Hidden: true, Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return bench.Member(cmd.Context(), a.in, a.out) },
 	}
 }
 

@@ -38,6 +38,12 @@ func TestExitStatus(t *testing.T) {
 		{[]string{"storm", "--connections", "0"}, statusUsage, "--connections"},
 		{[]string{"storm", "--ca", filepath.Join(dir, "ca.pem")}, statusFailed, "--ca"},
 		{[]string{"hold"}, statusFailed, "no order"},
+		{[]string{"member"}, statusFailed, "no order"},
+		{[]string{"run", "--window", "9", "--procs", "200"}, statusUsage, "--procs"},
+		{[]string{"limits", "--message-procs", "900"}, statusUsage, "--message-procs"},
+		{[]string{"scale", "--cells", "0"}, statusUsage, "--cells"},
+		{[]string{"startup", "--repeat", "0"}, statusUsage, "--repeat"},
+		{[]string{"startup", "--waggle", filepath.Join(dir, "none"), "--out", filepath.Join(dir, "out")}, statusFailed, "--waggle"},
 		{[]string{"run", "--window", "1", "--ca", filepath.Join(dir, "ca.pem")}, statusFailed, "--ca"},
 	} {
 		var out, progress strings.Builder

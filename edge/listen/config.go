@@ -61,6 +61,10 @@ type Config struct {
 	// HandshakesMax bounds TLS handshakes running at once; more wait in the
 	// kernel's backlog. 0: 1,024.
 	HandshakesMax int
+	// QUICHandshakesMax bounds QUIC handshakes at work; more are refused at
+	// their first datagram. Those of the second half must have proved their
+	// address. 0: 256, which a core or two finish in a quarter of a second.
+	QUICHandshakesMax int
 	// ExemptLoopback lifts the limits per address for loopback peers.
 	ExemptLoopback bool
 
@@ -90,7 +94,7 @@ func (c Config) Validate() error {
 	for name, n := range map[string]int{
 		"high out-queue": c.OutHighBytes, "largest out-queue": c.OutBytesMax, "half-open": c.HalfOpenMax,
 		"half-open per address": c.HalfOpenPerAddressMax, "new per address and second": c.NewPerAddressPerSecondMax,
-		"handshakes": c.HandshakesMax, "pollers": c.Pollers,
+		"handshakes": c.HandshakesMax, "QUIC handshakes": c.QUICHandshakesMax, "pollers": c.Pollers,
 	} {
 		if n < 0 {
 			return fmt.Errorf("listen: the limit %q is %d; it must not be negative", name, n)
@@ -111,6 +115,7 @@ func (c Config) withDefaults() Config {
 	c.HalfOpenPerAddressMax = orDefault(c.HalfOpenPerAddressMax, 256)
 	c.NewPerAddressPerSecondMax = orDefault(c.NewPerAddressPerSecondMax, 200)
 	c.HandshakesMax = orDefault(c.HandshakesMax, 1024)
+	c.QUICHandshakesMax = orDefault(c.QUICHandshakesMax, 256)
 	c.Pollers = orDefault(c.Pollers, 2)
 	return c
 }

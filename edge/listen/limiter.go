@@ -99,3 +99,13 @@ func (l *limiter) halfOpen() int {
 	defer l.mu.Unlock()
 	return l.total
 }
+
+// halfOpenOf is the number of an address; 0 if that is exempt.
+func (l *limiter) halfOpenOf(addr netip.Addr) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if c := l.addresses[addr]; c != nil {
+		return c.halfOpen
+	}
+	return 0
+}

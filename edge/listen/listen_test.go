@@ -9,11 +9,13 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
 	"net"
 	"net/http"
+	"net/netip"
 	"runtime"
 	"strings"
 	"sync"
@@ -588,4 +590,101 @@ func TestUnfinishedQUICHandshakesCount(t *testing.T) {
 	cancel()
 	dials.Wait()
 	eventually(t, "nothing is half-open", func() bool { return l.Stats().HalfOpen == 0 })
+}
+
+// Handshakes of peers who may have forged their address take half of the places;
+// those who are refused a place may come again.
+func TestQUICHandshakesAreBounded(t *testing.T) {
+	const most = 4
+	l := start(t, Config{QUICHandshakesMax: most, HandshakeTimeout: 500 * time.Millisecond, ExemptLoopback: true}, &echo{})
+	udp, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	transport := &quic.Transport{Conn: deafSocket{udp}}
+	ctx, cancel := context.WithCancel(context.Background())
+	var dials sync.WaitGroup
+	defer func() { cancel(); dials.Wait(); _ = transport.Close(); _ = transport.Conn.Close() }()
+	for range 4 * most {
+		dials.Go(func() { _, _ = transport.Dial(ctx, l.udp.LocalAddr(), clientTLS(proto.ALPN), nil) })
+	}
+	eventually(t, "half of the places are taken", func() bool { return l.Stats().HalfOpen == most/2 })
+	p := dial(t, l, "quic")
+	p.send(t, []byte("hello"))
+	p.expect(t, "hello")
+	if n := l.Stats().HalfOpen; n > most/2 {
+		t.Errorf("%d handshakes, more than unproven peers may hold", n)
+	}
+	cancel()
+	dials.Wait()
+	eventually(t, "all places are free", func() bool { return l.quicHandshakes.Load() == 0 })
+
+	// With all of them taken a peer learns it at once.
+	l.quicHandshakes.Store(most)
+	_, err = tryDial(l, TransportQUIC)
+	if refused, ok := errors.AsType[*quic.TransportError](err); !ok || refused.ErrorCode != quic.ConnectionRefused {
+		t.Errorf("with all places taken: %v", err)
+	}
+	if n := l.Stats().Refused; n == 0 {
+		t.Error("nothing counts as refused")
+	}
+	l.quicHandshakes.Store(0)
+	dial(t, l, "quic")
+}
+
+// An address has its share where places are scarce.
+func TestQUICPlacesOfAnAddress(t *testing.T) {
+	l := &Listener{cfg: Config{QUICHandshakesMax: 16}.withDefaults()}
+	l.limiter = newLimiter(l.cfg)
+	greedy, other := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+	got := 0
+	for range 20 {
+		if l.beginQUIC(greedy) {
+			got++
+			_ = l.limiter.acquire(greedy, time.Now())
+		}
+	}
+	if got != 8 || !l.beginQUIC(other) || l.beginQUIC(greedy) {
+		t.Errorf("one address holds %d of 16 places", got)
+	}
+}
+
+// None of a burst of connections is thrown away when its handshake is done.
+func TestABurstOfQUICIsAccepted(t *testing.T) {
+	const burst = 240
+	l := start(t, Config{ExemptLoopback: true, HandshakeTimeout: patience, HelloTimeout: patience}, &echo{})
+	transports := make([]*quic.Transport, 8)
+	for i := range transports {
+		udp, err := net.ListenPacket("udp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		transports[i] = &quic.Transport{Conn: udp}
+		defer func() { _ = transports[i].Close(); _ = udp.Close() }()
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	var dials sync.WaitGroup
+	for i := range burst {
+		dials.Go(func() {
+			conn, err := transports[i%len(transports)].Dial(ctx, l.udp.LocalAddr(), clientTLS(proto.ALPN), &quic.Config{HandshakeIdleTimeout: patience})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer func() { _ = conn.CloseWithError(0, "") }()
+			st, err := conn.OpenStreamSync(ctx)
+			if err == nil {
+				_, err = st.Write(appendFrame(nil, []byte("hello")))
+			}
+			if err == nil {
+				_ = st.SetReadDeadline(time.Now().Add(patience))
+				_, err = io.ReadFull(st, make([]byte, 9))
+			}
+			if err != nil {
+				t.Errorf("after the handshake: %v", err)
+			}
+		})
+	}
+	dials.Wait()
 }

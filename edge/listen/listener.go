@@ -35,10 +35,15 @@ type Listener struct {
 
 	buffers    pool
 	handshakes chan struct{} // one element per TLS handshake running
-	tasks      sync.WaitGroup
-	stopping   atomic.Bool
-	open       atomic.Int64
-	refused    atomic.Int64
+	// quicHandshakes are admitted and not yet accepted, nor ended.
+	quicHandshakes atomic.Int64
+	quicAcceptors  atomic.Int64  // waiting, beside the one that always does
+	quicBegun      chan struct{} // woken by each handshake
+	quicEnded      sync.Once     // is told once
+	tasks          sync.WaitGroup
+	stopping       atomic.Bool
+	open           atomic.Int64
+	refused        atomic.Int64
 
 	mu      sync.Mutex // guards the fields below
 	streams map[*streamConn]struct{}
@@ -62,6 +67,7 @@ func New(cfg Config, handler Handler, log *slog.Logger) (*Listener, error) {
 		certs:      certificates{source: cfg.TLS},
 		http:       newHTTPSide(cfg.HTTP),
 		handshakes: make(chan struct{}, cfg.HandshakesMax),
+		quicBegun:  make(chan struct{}, 1),
 		streams:    map[*streamConn]struct{}{},
 	}
 	err := l.bind()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -24,6 +25,12 @@ const (
 	// have not proved to have the address: datagrams with a forged sender must
 	// not keep its owner out.
 	quicUnprovenShare = 4
+	// quicAddressShare of the places for handshakes is what one address may
+	// hold while these are scarce.
+	quicAddressShare = 8
+	// quicAcceptorIdle is how long an acceptor that handshakes were many for
+	// waits for the next.
+	quicAcceptorIdle = time.Second
 )
 
 // quicHalfOpen is the key of a QUIC connection's [halfOpen] in its context.
@@ -31,9 +38,12 @@ type quicHalfOpen struct{}
 
 func (l *Listener) listenQUIC() error {
 	l.transport = &quic.Transport{
-		Conn:                l.udp,
-		VerifySourceAddress: func(from net.Addr) bool { return l.limiter.suspicious(remoteOf(from).Addr()) },
-		ConnContext:         l.admitQUIC,
+		Conn: l.udp,
+		VerifySourceAddress: func(from net.Addr) bool {
+			// Half of the places for handshakes are for those who proved their address.
+			return l.quicHandshakes.Load() >= int64(l.cfg.QUICHandshakesMax+1)/2 || l.limiter.suspicious(remoteOf(from).Addr())
+		},
+		ConnContext: l.admitQUIC,
 	}
 	if len(l.cfg.StatelessResetKey) == len(quic.StatelessResetKey{}) {
 		key := quic.StatelessResetKey(l.cfg.StatelessResetKey)
@@ -61,48 +71,104 @@ func (l *Listener) listenQUIC() error {
 // takes it over.
 func (l *Listener) admitQUIC(ctx context.Context, from *quic.ClientInfo) (context.Context, error) {
 	addr := remoteOf(from.RemoteAddr).Addr()
+	if !l.beginQUIC(addr) {
+		l.refused.Add(1)
+		return nil, proto.Errorf(proto.CodeTooManyConns, "the server has %d handshakes at work", l.cfg.QUICHandshakesMax)
+	}
 	if err := l.limiter.acquire(addr, time.Now()); err != nil {
+		l.quicHandshakes.Add(-1)
 		l.refused.Add(1)
 		return nil, err
 	}
 	half := &halfOpen{l: l, addr: addr, deadline: time.Now().Add(l.cfg.HelloTimeout)}
-	half.untie = context.AfterFunc(ctx, half.end)
+	half.untie = context.AfterFunc(ctx, func() { l.quicHandshakes.Add(-1); half.end() })
+	select {
+	case l.quicBegun <- struct{}{}:
+	default: // it has been woken
+	}
 	return context.WithValue(ctx, quicHalfOpen{}, half), nil
 }
 
+// beginQUIC takes a place for a handshake, unless all are taken or the second
+// half is and addr has its share. Whoever is refused comes again: were all to
+// go on at the same time, each would take so long that its peer gave up.
+func (l *Listener) beginQUIC(addr netip.Addr) bool {
+	most := int64(l.cfg.QUICHandshakesMax)
+	n := l.quicHandshakes.Add(1)
+	if n > most || n > (most+1)/2 && int64(l.limiter.halfOpenOf(addr)) >= max(1, most/quicAddressShare) {
+		l.quicHandshakes.Add(-1)
+		return false
+	}
+	return true
+}
+
+// acceptQUIC takes connections whose handshake is done. quic-go keeps 32 of them
+// and refuses the others, after all their work; each acceptor that waits is a
+// place more. When many connect at once, all may be done before one goroutine
+// has its turn again: so there is an acceptor for each handshake at work.
 func (l *Listener) acceptQUIC(ctx context.Context) {
+	l.tasks.Go(func() {
+		for l.acceptOneQUIC(ctx, ctx) {
+		}
+	})
 	for {
-		conn, err := l.quic.Accept(ctx)
-		if err != nil {
-			if ctx.Err() == nil && !l.stopping.Load() && !errors.Is(err, net.ErrClosed) {
-				l.log.Error("QUIC stopped accepting", "err", err)
-			}
+		select {
+		case <-l.quicBegun:
+		case <-ctx.Done():
 			return
 		}
-		remote := remoteOf(conn.RemoteAddr())
-		half, ok := conn.Context().Value(quicHalfOpen{}).(*halfOpen)
-		if !ok {
-			panic("listen: a QUIC connection that was not admitted")
+		for l.quicAcceptors.Load() < l.quicHandshakes.Load() {
+			l.quicAcceptors.Add(1)
+			l.tasks.Go(func() {
+				defer l.quicAcceptors.Add(-1)
+				for more := true; more; {
+					wait, cancel := context.WithTimeout(ctx, quicAcceptorIdle)
+					more = l.acceptOneQUIC(ctx, wait)
+					cancel()
+				}
+			})
 		}
-		half.untie()
-		l.tasks.Go(func() {
-			if conn.ConnectionState().TLS.NegotiatedProtocol != proto.ALPN {
-				half.end()
-				l.http.serveQUIC(conn)
-				return
-			}
-			// The frames travel on the first stream the client opens.
-			wait, cancel := context.WithDeadline(ctx, half.deadline)
-			st, err := conn.AcceptStream(wait)
-			cancel()
-			if err != nil {
-				half.end()
-				_ = conn.CloseWithError(quic.ApplicationErrorCode(proto.CodeHelloTimeout), "no stream was opened in time")
-				return
-			}
-			l.serveStream(quicStream{Stream: st, conn: conn}, TransportQUIC, half, remote)
-		})
 	}
+}
+
+// acceptOneQUIC serves the next connection within ctx; it is false when there is
+// none within wait.
+func (l *Listener) acceptOneQUIC(ctx, wait context.Context) bool {
+	conn, err := l.quic.Accept(wait)
+	if err != nil {
+		if wait.Err() == nil && !errors.Is(err, net.ErrClosed) && !l.stopping.Load() {
+			l.quicEnded.Do(func() { l.log.Error("QUIC stopped accepting", "err", err) })
+		}
+		return false
+	}
+	remote := remoteOf(conn.RemoteAddr())
+	half, ok := conn.Context().Value(quicHalfOpen{}).(*halfOpen)
+	if !ok {
+		panic("listen: a QUIC connection that was not admitted")
+	}
+	if half.untie() {
+		l.quicHandshakes.Add(-1)
+	}
+	l.tasks.Go(func() { l.serveQUIC(ctx, conn, half, remote) })
+	return true
+}
+
+func (l *Listener) serveQUIC(ctx context.Context, conn *quic.Conn, half *halfOpen, remote netip.AddrPort) {
+	if conn.ConnectionState().TLS.NegotiatedProtocol != proto.ALPN {
+		half.end()
+		l.http.serveQUIC(conn)
+		return
+	}
+	// The frames travel on the first stream the client opens.
+	wait, cancel := context.WithDeadline(ctx, half.deadline)
+	st, err := conn.AcceptStream(wait)
+	cancel()
+	if err != nil {
+		half.end()
+		_ = conn.CloseWithError(quic.ApplicationErrorCode(proto.CodeHelloTimeout), "no stream was opened in time")
+		return
+	}
+	l.serveStream(quicStream{Stream: st, conn: conn}, TransportQUIC, half, remote)
 }
 
 // quicStream is the one stream of a native QUIC connection.
