@@ -56,7 +56,6 @@ type group struct {
 	empty      bool                     // waits for its first snapshot: there is no machine
 	heard      map[uint64]uint64        // tick of the last message of each other replica
 	joint      jointState
-	news       commitNews
 	raising    bool                     // newer rules are proposed
 	recovering chan struct{}            // closed when the descriptor names this replica; nil: it does
 	copied     map[uint64]*atomic.Int64 // bytes sent of the newest snapshot to each replica

@@ -164,7 +164,6 @@ func (n *Node) collect(g *group, early, late *outbox) (write *raftpb.Message, sy
 				n.dispatch(g, m)
 			case m.GetType() == raftpb.MsgSnap:
 				n.queueSnapshot(g, m)
-			case m.GetType() == raftpb.MsgApp && g.holds(m, &rd):
 			case promisesNothing(m.GetType()):
 				n.send(g, m, early)
 			default:
@@ -335,7 +334,6 @@ func (n *Node) notice(g *group, rd *raft.Ready) {
 		return
 	}
 	g.announced = now
-	g.news.clear()
 	n.metrics.leaderChanges.Inc()
 	n.cfg.Observer.LeaderChanged(g.rng, now.term, g.nodes[now.lead], now.leading)
 }

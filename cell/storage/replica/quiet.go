@@ -79,7 +79,6 @@ func (n *Node) tickGroup(g *group) {
 		return
 	}
 	n.metrics.ticks.Inc()
-	n.tellCommits(g)
 	g.idle++
 	n.expireLost(g)
 	if g.idle >= n.cfg.QuietTicks && n.canRest(g) {
