@@ -24,7 +24,6 @@ import (
 	"github.com/waggle-im/waggle/internal/atomicfile"
 	"github.com/waggle-im/waggle/internal/certs"
 	"github.com/waggle-im/waggle/internal/daemon"
-	"github.com/waggle-im/waggle/internal/giveway"
 )
 
 // lockFile is held while a cluster runs on the data directory.
@@ -152,7 +151,7 @@ func (c *Cluster) run(ctx context.Context) error {
 
 // serve starts the nodes and the admin address, and stops them in order.
 func (c *Cluster) serve(ctx context.Context, nodes []node, adminListener net.Listener) error {
-	env := daemon.Env{Logger: c.o.Logger, Admin: c.admin, Gate: giveway.New()}
+	env := daemon.Env{Logger: c.o.Logger, Admin: c.admin, Gate: c.o.Gate}
 	var children *processes
 	local := newInProcess(env)
 	c.runner = local

@@ -23,6 +23,7 @@ type Gate struct {
 	messages, moved atomic.Int64
 	waited          atomic.Int64  // nanoseconds
 	wake            chan struct{} // holds one: there was something to move
+	probe           func() (prober, error)
 
 	mu      sync.Mutex // guards the fields below
 	running bool
@@ -39,7 +40,16 @@ type waiter struct {
 }
 
 // New makes a gate. It holds nobody back until it runs.
-func New() *Gate { return &Gate{wake: make(chan struct{}, 1)} }
+func New() *Gate {
+	return &Gate{wake: make(chan struct{}, 1), probe: func() (prober, error) { return newPipe() }}
+}
+
+// NewFake makes a gate that believes late instead of measuring, for tests.
+func NewFake(late func() time.Duration) *Gate {
+	g := New()
+	g.probe = func() (prober, error) { return fake(late), nil }
+	return g
+}
 
 // Message tells of a message, or something else that somebody waits for.
 func (g *Gate) Message() {

@@ -13,6 +13,21 @@ var (
 	descLate   = prometheus.NewDesc("waggle_transfers_late_seconds", "How late this process gets to things, one in ten, while files move.", nil, nil)
 )
 
+// Stats are counts since the start, and the limit of now.
+type Stats struct {
+	Moved  int64         // bytes of content that came to the gate
+	Waited time.Duration // of all transfers together
+	Limit  int64         // bytes per second; 0: none
+}
+
+// Stats counts.
+func (g *Gate) Stats() Stats {
+	g.mu.Lock()
+	limit := int64(g.pace.limit)
+	g.mu.Unlock()
+	return Stats{Moved: g.moved.Load(), Waited: time.Duration(g.waited.Load()), Limit: limit}
+}
+
 // Describe implements [prometheus.Collector].
 func (g *Gate) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descWaited, descBytes, descLimit, descLate} {
@@ -23,10 +38,11 @@ func (g *Gate) Describe(out chan<- *prometheus.Desc) {
 // Collect implements [prometheus.Collector].
 func (g *Gate) Collect(out chan<- prometheus.Metric) {
 	g.mu.Lock()
-	limit, late := g.pace.limit, g.late
+	late := g.late
 	g.mu.Unlock()
-	out <- prometheus.MustNewConstMetric(descWaited, prometheus.CounterValue, time.Duration(g.waited.Load()).Seconds())
-	out <- prometheus.MustNewConstMetric(descBytes, prometheus.CounterValue, float64(g.moved.Load()))
-	out <- prometheus.MustNewConstMetric(descLimit, prometheus.GaugeValue, limit)
+	stats := g.Stats()
+	out <- prometheus.MustNewConstMetric(descWaited, prometheus.CounterValue, stats.Waited.Seconds())
+	out <- prometheus.MustNewConstMetric(descBytes, prometheus.CounterValue, float64(stats.Moved))
+	out <- prometheus.MustNewConstMetric(descLimit, prometheus.GaugeValue, float64(stats.Limit))
 	out <- prometheus.MustNewConstMetric(descLate, prometheus.GaugeValue, late.Seconds())
 }

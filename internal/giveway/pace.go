@@ -10,9 +10,10 @@ const (
 	// held back. A message passes about eight steps of a node and an edge, and
 	// timers alone are late by up to 1 ms (the resolution of epoll).
 	lateAfter = 2 * time.Millisecond
-	// floorBytes is the least rate, bytes per second: whatever else happens,
-	// transfers come to an end.
-	floorBytes = 8 << 20
+	// FloorBytesPerSecond is the least rate: whatever else happens, transfers
+	// come to an end. What passes an edge and a node of one process
+	// counts twice, and then has 8 MiB/s.
+	FloorBytesPerSecond = 16 << 20
 	// riseBytes is what a window in time adds to the rate, bytes per second: a
 	// free CPU is found within seconds, and one window too many is not felt.
 	riseBytes = 1 << 20
@@ -61,7 +62,7 @@ func (p *pace) next(s sample, took time.Duration) {
 		p.limit += riseBytes
 	}
 	if p.limit > 0 {
-		p.limit = max(p.limit, floorBytes)
+		p.limit = max(p.limit, FloorBytesPerSecond)
 		p.last = p.limit
 	}
 }
