@@ -18,6 +18,7 @@ import (
 	"github.com/waggle-im/waggle/cell/storage/engine"
 	"github.com/waggle-im/waggle/client/cellclient"
 	"github.com/waggle-im/waggle/client/controlclient"
+	"github.com/waggle-im/waggle/internal/giveway"
 	"github.com/waggle-im/waggle/proto"
 )
 
@@ -84,6 +85,7 @@ type Deps struct {
 	Live          resource.LivePorts // of the resource role; closed by Run
 	ServerOptions []grpc.ServerOption
 	ClientTLS     func(proto.NodeID) *tls.Config
+	Gate          *giveway.Gate // where files give way to messages; nil: they do not
 	Logger        *slog.Logger
 	Registerer    prometheus.Registerer
 }

@@ -80,7 +80,7 @@ func New(cfg Config, deps Deps) (*Node, error) {
 			},
 			FriendsOnly:       cfg.DirectFrom == DirectFromFriends,
 			MessagesPerSecond: cfg.MessagesPerSecond, MessagesBurst: cfg.MessagesBurst, PresenceRefresh: cfg.PresenceRefresh,
-			Logger: n.logger, Registerer: deps.Registerer,
+			Gate: deps.Gate, Logger: n.logger, Registerer: deps.Registerer,
 		})
 	}
 	if cfg.Has(RoleResource) && deps.Files != nil {
@@ -107,7 +107,7 @@ func (n *Node) openResource() error {
 	var err error
 	n.resource, err = resource.New(cfg, resource.Deps{
 		Listener: n.deps.Files, Live: n.deps.Live, ServerTLS: n.deps.FilesTLS, ClientTLS: n.deps.ClientTLS,
-		Ranges: n.relay, Directory: n.deps.Cluster, Log: n.logger, Registry: n.deps.Registerer,
+		Ranges: n.relay, Directory: n.deps.Cluster, Gate: n.deps.Gate, Log: n.logger, Registry: n.deps.Registerer,
 	})
 	return err
 }
@@ -118,7 +118,7 @@ func (n *Node) openStorage() error {
 		return err
 	}
 	n.storage, err = storage.New(storage.Config{
-		Self: n.cfg.Node, Cell: n.cfg.Cell, Engine: n.engine, Rules: n.cfg.Rules, Conn: n.dialer.Conn, Logger: n.logger, Registerer: n.deps.Registerer,
+		Self: n.cfg.Node, Cell: n.cfg.Cell, Engine: n.engine, Rules: n.cfg.Rules, Conn: n.dialer.Conn, Gate: n.deps.Gate, Logger: n.logger, Registerer: n.deps.Registerer,
 	})
 	if err != nil {
 		return errors.Join(err, n.engine.Close())

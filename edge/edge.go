@@ -17,6 +17,7 @@ import (
 	"github.com/waggle-im/waggle/edge/listen"
 	"github.com/waggle-im/waggle/edge/router"
 	"github.com/waggle-im/waggle/edge/session"
+	"github.com/waggle-im/waggle/internal/giveway"
 	"github.com/waggle-im/waggle/internal/token"
 	"github.com/waggle-im/waggle/proto"
 	controlpb "github.com/waggle-im/waggle/proto/control"
@@ -42,6 +43,9 @@ type Deps struct {
 	// has no files. The caller closes the proxy, after Run.
 	Files      cellclient.FilesDirectory
 	FilesProxy *cellclient.FilesProxy
+	// Gate is told of requests, and files give way to them there. Nil: they do
+	// not.
+	Gate *giveway.Gate
 	// Mounts add HTTP handlers.
 	Mounts  []gateway.Mount
 	Log     *slog.Logger          // nil: none
@@ -80,10 +84,10 @@ func New(cfg Config, deps Deps) (*Edge, error) {
 	e.router = router.New(cfg.Router, router.Deps{
 		Edge: deps.Node, Directory: deps.Directory, Dialer: deps.Dialer, Locator: deps.Locator, Log: deps.Log,
 	})
-	e.sessions = session.New(cfg.Session, session.Deps{Edge: deps.Node, Router: e.router, Keys: deps.Keys, Log: deps.Log})
+	e.sessions = session.New(cfg.Session, session.Deps{Edge: deps.Node, Router: e.router, Keys: deps.Keys, Gate: deps.Gate, Log: deps.Log})
 	cfg.Listen.TLS = deps.TLS
 	if deps.Files != nil {
-		files := &gateway.Files{Directory: deps.Files, Proxy: deps.FilesProxy, Keys: deps.Keys}
+		files := &gateway.Files{Directory: deps.Files, Proxy: deps.FilesProxy, Keys: deps.Keys, Gate: deps.Gate}
 		live := &gateway.Live{Files: files}
 		e.hls = hls.New(hls.Config{Edge: deps.Node, Nodes: deps.FilesProxy, NodeOf: live.NodeOf, Log: deps.Log})
 		live.HLS = e.hls

@@ -20,6 +20,7 @@ func (ses *session) request(f *clientpb.ClientFrame) {
 	switch body := f.Body.(type) {
 	case *clientpb.ClientFrame_SendMessage:
 		ses.host.s.metrics.sends.Inc()
+		ses.host.s.cfg.Gate.Message()
 		ses.send(f.Id, body.SendMessage)
 	case *clientpb.ClientFrame_ReadHistory:
 		ses.history(f.Id, body.ReadHistory)

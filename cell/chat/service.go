@@ -11,6 +11,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/waggle-im/waggle/client/cellclient"
+	"github.com/waggle-im/waggle/internal/giveway"
 	"github.com/waggle-im/waggle/internal/latency"
 	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
@@ -57,6 +58,7 @@ type Config struct {
 	// be without session before he is said to be gone, go with it.
 	PresenceRefresh time.Duration
 
+	Gate       *giveway.Gate // told of every message that is sent; nil: nobody is
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }

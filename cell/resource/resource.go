@@ -25,6 +25,7 @@ import (
 	"github.com/waggle-im/waggle/cell/resource/live/rights"
 	"github.com/waggle-im/waggle/client/cellclient"
 	"github.com/waggle-im/waggle/internal/certs"
+	"github.com/waggle-im/waggle/internal/giveway"
 	"github.com/waggle-im/waggle/proto"
 )
 
@@ -85,6 +86,7 @@ type Deps struct {
 	ClientTLS func(proto.NodeID) *tls.Config // towards other resource nodes
 	Ranges    files.Ranges
 	Directory Directory
+	Gate      *giveway.Gate // where files give way to messages; nil: they do not
 	Log       *slog.Logger
 	Registry  prometheus.Registerer // nil: no metrics
 }
@@ -104,7 +106,7 @@ type Server struct {
 func New(cfg Config, deps Deps) (*Server, error) {
 	s := &Server{deps: deps, proxy: cellclient.NewFilesProxy(deps.Directory, deps.ClientTLS)}
 	var err error
-	s.files, err = files.New(cfg.Files, files.Deps{Ranges: deps.Ranges, Directory: deps.Directory, Proxy: s.proxy, Log: deps.Log})
+	s.files, err = files.New(cfg.Files, files.Deps{Ranges: deps.Ranges, Directory: deps.Directory, Proxy: s.proxy, Gate: deps.Gate, Log: deps.Log})
 	if err != nil {
 		return nil, err
 	}

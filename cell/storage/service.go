@@ -15,6 +15,7 @@ import (
 	"github.com/waggle-im/waggle/cell/storage/engine"
 	"github.com/waggle-im/waggle/cell/storage/replica"
 	"github.com/waggle-im/waggle/cell/storage/state"
+	"github.com/waggle-im/waggle/internal/giveway"
 	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
 )
@@ -33,6 +34,7 @@ type Config struct {
 	Engine     *engine.Engine
 	Rules      uint32 // apply by no newer rules than these; 0: all this release knows
 	Conn       func(proto.NodeID) (*grpc.ClientConn, error)
+	Gate       *giveway.Gate // told of everything written to a log; nil: nobody is
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }
@@ -65,7 +67,7 @@ func New(cfg Config) (*Service, error) {
 	release := state.UpTo(cfg.Rules)
 	s.node, err = replica.New(replica.Config{
 		Self: cfg.Self, Cell: cfg.Cell, Log: cfg.Engine.Log, State: cfg.Engine.State, Machines: machines{cfg.Engine.State, release}, Rules: release.Newest,
-		Observer: observer{s}, Conn: cfg.Conn,
+		Observer: observer{s}, Conn: cfg.Conn, Gate: cfg.Gate,
 		FS: cfg.Engine.FS(), SnapshotDir: filepath.Join(cfg.Engine.Dir(), "snapshots"),
 		Space: cfg.Engine.CheckSpace, Fatal: cfg.Engine.Fatal(),
 		Logger: cfg.Logger, Registerer: cfg.Registerer,

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -13,6 +14,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 
 	"github.com/waggle-im/waggle/client/cellclient"
+	"github.com/waggle-im/waggle/internal/giveway"
 	"github.com/waggle-im/waggle/internal/token"
 	"github.com/waggle-im/waggle/proto"
 )
@@ -40,6 +42,7 @@ type Files struct {
 	Directory cellclient.FilesDirectory
 	Proxy     *cellclient.FilesProxy
 	Keys      token.Keys
+	Gate      *giveway.Gate // contents wait there; nil: they do not
 }
 
 // Routes implements [Mount].
@@ -64,7 +67,7 @@ func (f *Files) serve(w http.ResponseWriter, r *http.Request) {
 	if r.TLS != nil {
 		scheme = "https"
 	}
-	moving := newMoving(w, r)
+	moving := newMoving(w, r, f.Gate)
 	defer moving.end()
 	r.Body = moving.body
 	f.Proxy.Forward(moving, r, cellclient.Forwarding{Node: node, Caller: caller, Scheme: scheme, Failed: writeFileProblem})
@@ -185,6 +188,8 @@ type moving struct {
 	http.ResponseWriter
 	control *http.ResponseController
 	body    io.ReadCloser
+	gate    *giveway.Gate
+	ctx     context.Context // of the request
 
 	// The deadline last set. One is set anew when a second has passed, for each
 	// costs HTTP/2 a message to its loop.
@@ -206,8 +211,8 @@ func (m *moving) readUntil(by time.Time) {
 	_ = m.control.SetReadDeadline(by)
 }
 
-func newMoving(w http.ResponseWriter, r *http.Request) *moving {
-	m := &moving{ResponseWriter: w, control: http.NewResponseController(w)}
+func newMoving(w http.ResponseWriter, r *http.Request, gate *giveway.Gate) *moving {
+	m := &moving{ResponseWriter: w, control: http.NewResponseController(w), gate: gate, ctx: r.Context()}
 	m.body = movingBody{ReadCloser: r.Body, m: m}
 	return m
 }
@@ -215,6 +220,7 @@ func newMoving(w http.ResponseWriter, r *http.Request) *moving {
 // Write implements [http.ResponseWriter]. Not every connection has deadlines:
 // best effort.
 func (m *moving) Write(p []byte) (int, error) {
+	m.gate.Wait(m.ctx, len(p))
 	if by := time.Now().Add(stallTimeout); by.Sub(m.writeBy) >= time.Second {
 		m.writeBy = by
 		_ = m.control.SetWriteDeadline(by)
@@ -243,6 +249,7 @@ type movingBody struct {
 func (b movingBody) Read(p []byte) (int, error) {
 	b.m.readUntil(time.Now().Add(stallTimeout))
 	n, err := b.ReadCloser.Read(p)
+	b.m.gate.Wait(b.m.ctx, n)
 	if errors.Is(err, io.EOF) {
 		// From here on the node works, as long as it needs.
 		b.m.readUntil(time.Time{})

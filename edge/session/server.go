@@ -11,6 +11,7 @@ import (
 
 	"github.com/waggle-im/waggle/edge/listen"
 	"github.com/waggle-im/waggle/edge/router"
+	"github.com/waggle-im/waggle/internal/giveway"
 	"github.com/waggle-im/waggle/internal/token"
 	"github.com/waggle-im/waggle/proto"
 	clientpb "github.com/waggle-im/waggle/proto/client"
@@ -36,7 +37,8 @@ type Deps struct {
 	Edge   proto.NodeID
 	Router *router.Router
 	Keys   token.Keys
-	Log    *slog.Logger // nil: none
+	Gate   *giveway.Gate // told of every request; nil: nobody is
+	Log    *slog.Logger  // nil: none
 }
 
 // Server makes sessions of connections and watches over their deadlines.
@@ -45,6 +47,7 @@ type Server struct {
 	edge   string
 	router *router.Router
 	keys   token.Keys
+	gate   *giveway.Gate
 	log    *slog.Logger
 	lastID atomic.Uint64
 	counts counts
@@ -99,7 +102,7 @@ func New(cfg Config, deps Deps) *Server {
 		deps.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Server{
-		cfg: cfg, edge: string(deps.Edge), router: deps.Router, keys: deps.Keys, log: deps.Log,
+		cfg: cfg, edge: string(deps.Edge), router: deps.Router, keys: deps.Keys, gate: deps.Gate, log: deps.Log,
 		behind: map[*Session]struct{}{},
 	}
 	s.lastID.Store(uint64(time.Now().UnixMilli()) << 20)

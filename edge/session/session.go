@@ -137,6 +137,7 @@ func (s *Session) requestLocked(id uint64, b []byte) {
 	s.pending = append(s.pending, request{id, frame})
 	s.pendingBytes += int32(len(frame))
 	s.server.counts.requests.Add(1)
+	s.server.gate.Message()
 	if s.phase == welcomed && !s.link.Request(s.attempt, frame) {
 		// Between attaches it waits. Attached, the host's queue is full:
 		// attaching anew repeats everything in order, later.

@@ -23,6 +23,7 @@ import (
 	"github.com/waggle-im/waggle/client/controlclient"
 	"github.com/waggle-im/waggle/internal/admin"
 	"github.com/waggle-im/waggle/internal/certs"
+	"github.com/waggle-im/waggle/internal/giveway"
 	"github.com/waggle-im/waggle/internal/version"
 	controlpb "github.com/waggle-im/waggle/proto/control"
 )
@@ -30,7 +31,8 @@ import (
 // Env is what the daemons of one process share.
 type Env struct {
 	Logger *slog.Logger
-	Admin  string // the process's admin address, for announcing
+	Admin  string        // the process's admin address, for announcing
+	Gate   *giveway.Gate // where files give way to messages, run by the caller; nil: they do not
 
 	registry *prometheus.Registry // of this daemon
 }
@@ -107,7 +109,7 @@ func (d *Daemon) Cluster() *controlclient.Client { return d.cluster }
 // Serve runs one node in this process, with an admin address of its own,
 // until ctx ends.
 func Serve(ctx context.Context, cfg Config, logger *slog.Logger) error {
-	env := Env{Logger: logger}
+	env := Env{Logger: logger, Gate: giveway.New()}
 	var adminListener net.Listener
 	if cfg.Admin != "" {
 		var err error
@@ -125,10 +127,11 @@ func Serve(ctx context.Context, cfg Config, logger *slog.Logger) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.Run(ctx) })
+	g.Go(func() error { return env.Gate.Run(ctx) })
 	if adminListener != nil {
 		verbs := OperatorServer(d)
 		server := admin.New(admin.Config{
-			Listener: adminListener, GRPC: func() *grpc.Server { return verbs }, Gatherer: prometheus.Gatherers{NewRegistry(), d.Metrics()}, Checks: d.Checks, Logger: logger,
+			Listener: adminListener, GRPC: func() *grpc.Server { return verbs }, Gatherer: prometheus.Gatherers{NewRegistry(env.Gate), d.Metrics()}, Checks: d.Checks, Logger: logger,
 		})
 		g.Go(func() error { return server.Run(ctx) })
 	}
@@ -146,10 +149,11 @@ func OperatorServer(d *Daemon) *grpc.Server {
 	return s
 }
 
-// NewRegistry makes a registry with the runtime's own figures.
-func NewRegistry() *prometheus.Registry {
+// NewRegistry makes a registry with the figures of the process: the runtime's
+// and those of its gate.
+func NewRegistry(gate *giveway.Gate) *prometheus.Registry {
 	r := prometheus.NewRegistry()
-	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), gate)
 	return r
 }
 

@@ -201,7 +201,7 @@ func newCell(ctx context.Context, cfg Config, env Env) (*Daemon, error) {
 	}, cell.Deps{
 		Files: filesListener, FilesTLS: m.certs.ServerTLS(), Live: lives,
 		Cluster: m.cluster, Listener: m.listener, ServerOptions: m.serverOptions(), ClientTLS: m.certs.ClientTLS,
-		Logger: env.Logger, Registerer: prometheus.WrapRegistererWith(prometheus.Labels{"node": cfg.Node}, env.registry),
+		Gate: env.Gate, Logger: env.Logger, Registerer: prometheus.WrapRegistererWith(prometheus.Labels{"node": cfg.Node}, env.registry),
 	})
 	if err != nil {
 		return nil, errors.Join(err, m.close(), closeUnused(filesListener), lives.Close())
@@ -260,7 +260,7 @@ func newEdge(cfg Config, env Env) (*Daemon, error) {
 		Alternatives: func() []session.Alternative { return otherEdges(m.cluster, cfg.Node) },
 		Leaving:      m.cluster.SetLeaving,
 		Files:        m.cluster, FilesProxy: proxy,
-		Log: env.Logger, Metrics: prometheus.WrapRegistererWith(prometheus.Labels{"node": cfg.Node}, env.registry),
+		Gate: env.Gate, Log: env.Logger, Metrics: prometheus.WrapRegistererWith(prometheus.Labels{"node": cfg.Node}, env.registry),
 	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("the client address %s: %w", cfg.Edge.Listen, err), m.close())

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/waggle-im/waggle/internal/daemon"
+	"github.com/waggle-im/waggle/internal/giveway"
 )
 
 // cellsMax and edgesMax bound a development cluster: each node is a process
@@ -48,6 +49,9 @@ type Options struct {
 	NoDemo    bool
 	ReadyFile string // written when a message has gone round
 
+	// Gate is where files give way to messages, for tests; nil: one of its own.
+	// Processes of their own have one each.
+	Gate *giveway.Gate
 	// Override changes every node's configuration before it runs.
 	Override func(*daemon.Config) error
 	Out      io.Writer // what people read
@@ -66,6 +70,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Out == nil {
 		o.Out = io.Discard
+	}
+	if o.Gate == nil {
+		o.Gate = giveway.New()
 	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()

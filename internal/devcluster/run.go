@@ -151,7 +151,7 @@ func (c *Cluster) run(ctx context.Context) error {
 
 // serve starts the nodes and the admin address, and stops them in order.
 func (c *Cluster) serve(ctx context.Context, nodes []node, adminListener net.Listener) error {
-	env := daemon.Env{Logger: c.o.Logger, Admin: c.admin}
+	env := daemon.Env{Logger: c.o.Logger, Admin: c.admin, Gate: c.o.Gate}
 	var children *processes
 	local := newInProcess(env)
 	c.runner = local
@@ -188,13 +188,14 @@ func (c *Cluster) serve(ctx context.Context, nodes []node, adminListener net.Lis
 		verbs = func() *grpc.Server { return forwarder }
 	}
 	server := admin.New(admin.Config{
-		Listener: adminListener, GRPC: verbs, Gatherer: prometheus.Gatherers{daemon.NewRegistry(), local}, Checks: c.checks, Logger: c.o.Logger,
+		Listener: adminListener, GRPC: verbs, Gatherer: prometheus.Gatherers{daemon.NewRegistry(env.Gate), local}, Checks: c.checks, Logger: c.o.Logger,
 		Handlers: map[string]http.Handler{"GET /dev/mail": c.services.mailHandler()},
 	})
 	g, runCtx := errgroup.WithContext(ctx)
 	adminCtx, stopAdmin := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopAdmin()
 	g.Go(func() error { return server.Run(adminCtx) })
+	g.Go(func() error { return env.Gate.Run(adminCtx) })
 	g.Go(func() error { return c.followCells(runCtx) })
 	g.Go(func() error {
 		if err := c.becomeReady(runCtx); err != nil && runCtx.Err() == nil {

@@ -165,7 +165,7 @@ func TestRunCollects(t *testing.T) {
 }
 
 func TestTransfersAreLimited(t *testing.T) {
-	l := newLimits(Config{UserTransfers: 2, NodeTransfers: 3}.withDefaults())
+	l := newLimits(Config{UserTransfers: 2, NodeTransfers: 3}.withDefaults(), nil)
 	begin := func(user proto.EntityID) (func(), proto.Code) {
 		_, end, err := l.begin(context.Background(), user)
 		return end, proto.CodeOf(err)

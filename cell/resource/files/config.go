@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/waggle-im/waggle/client/cellclient"
+	"github.com/waggle-im/waggle/internal/giveway"
 	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
 )
@@ -92,5 +93,6 @@ type Deps struct {
 	Ranges    Ranges
 	Directory cellclient.FilesDirectory
 	Proxy     *cellclient.FilesProxy // to other resource nodes; the caller closes it
+	Gate      *giveway.Gate          // contents wait there; nil: they do not
 	Log       *slog.Logger
 }

@@ -85,7 +85,7 @@ func (s *Service) sendAfter(ctx context.Context, id proto.FileID, name string, c
 	defer content.Close()
 	weight := func(n proto.NodeID) uint64 { return xxhash.Sum64String(id.Owner.String() + "/" + string(n)) }
 	node := slices.MaxFunc(nodes, func(a, b proto.NodeID) int { return cmp.Compare(weight(a), weight(b)) })
-	if err := s.deps.Proxy.SendFile(ctx, node, id, int64(file.Size), content); err != nil {
+	if err := s.deps.Proxy.SendFile(ctx, node, id, int64(file.Size), s.deps.Gate.Reader(ctx, content)); err != nil {
 		return err
 	}
 	s.log.Info("a file has followed its owner", "file", id.String(), "to", node)
@@ -167,7 +167,7 @@ func (s *Service) receive(r *http.Request, id proto.FileID, file *cellpb.StoredF
 	if rec.offset() != rec.Size {
 		return nil, proto.Errorf(proto.CodeBadRequest, "file %s has %d bytes, and %d came", id, rec.Size, rec.offset())
 	}
-	if err := s.sealContent(rec); err != nil {
+	if err := s.sealContent(r.Context(), rec); err != nil {
 		return nil, err
 	}
 	if !bytes.Equal(rec.Sum, file.Blake3) {

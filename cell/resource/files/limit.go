@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/waggle-im/waggle/internal/giveway"
 	"github.com/waggle-im/waggle/proto"
 )
 
@@ -23,6 +24,7 @@ const burstBytesMin = 64 << 10
 // and of the node.
 type limits struct {
 	cfg  Config
+	gate *giveway.Gate
 	node *rate.Limiter // nil: no limit
 
 	mu    sync.Mutex                    // guards the fields below
@@ -35,8 +37,8 @@ type userLimit struct {
 	transfers int
 }
 
-func newLimits(cfg Config) *limits {
-	return &limits{cfg: cfg, node: newRate(cfg.NodeBytesPerSecond), users: map[proto.EntityID]*userLimit{}}
+func newLimits(cfg Config, gate *giveway.Gate) *limits {
+	return &limits{cfg: cfg, gate: gate, node: newRate(cfg.NodeBytesPerSecond), users: map[proto.EntityID]*userLimit{}}
 }
 
 func newRate(bytesPerSecond int64) *rate.Limiter {
@@ -50,6 +52,7 @@ func newRate(bytesPerSecond int64) *rate.Limiter {
 // transfer is one running upload or download.
 type transfer struct {
 	ctx   context.Context
+	gate  *giveway.Gate
 	rates []*rate.Limiter
 }
 
@@ -73,7 +76,7 @@ func (l *limits) begin(ctx context.Context, user proto.EntityID) (t *transfer, e
 	}
 	u.transfers++
 	l.count++
-	t = &transfer{ctx: ctx}
+	t = &transfer{ctx: ctx, gate: l.gate}
 	for _, r := range []*rate.Limiter{u.rate, l.node} {
 		if r != nil {
 			t.rates = append(t.rates, r)
@@ -134,6 +137,7 @@ func (l limitedWriter) Write(p []byte) (int, error) {
 	if err := l.t.wait(len(p)); err != nil {
 		return 0, err
 	}
+	l.t.gate.Wait(l.t.ctx, len(p))
 	return l.ResponseWriter.Write(p)
 }
 

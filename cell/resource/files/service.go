@@ -60,7 +60,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		deps.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Service{
-		cfg: cfg, deps: deps, log: deps.Log, staging: filepath.Join(cfg.Dir, "staging"), limits: newLimits(cfg), now: time.Now,
+		cfg: cfg, deps: deps, log: deps.Log, staging: filepath.Join(cfg.Dir, "staging"), limits: newLimits(cfg, deps.Gate), now: time.Now,
 		arrives: map[proto.FileID]bool{},
 		drawing: make(chan struct{}, 1),
 	}

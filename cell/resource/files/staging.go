@@ -23,6 +23,10 @@ const (
 	// back at most twice as much, for one sync is under way while more is
 	// written. A sync of 16 MiB costs a disk about what it costs to write them.
 	syncBytes = 16 << 20
+	// writebackBlocks is after how many blocks the kernel is asked to write them,
+	// 1 MiB: a sync then finds little left, and the log of messages, which is
+	// synced on the same disk, does not wait behind 16 MiB.
+	writebackBlocks = 16
 	// reserveStep is by how much an upload of unknown length reserves anew.
 	reserveStep = 64 << 20
 	// recordFormat numbers the layout of an upload's record.
@@ -215,11 +219,16 @@ func (w *writing) flush() error {
 	if err := w.reserve(); err != nil {
 		return err
 	}
+	w.s.deps.Gate.Wait(w.ctx, len(w.plain))
 	w.sealed = w.sealer.Seal(w.sealed[:0], w.plain, uint64(w.r.Blocks), false)
 	if _, err := w.file.Write(w.sealed); err != nil {
 		return fmt.Errorf("files: upload %s: %w", w.r.id(), err)
 	}
 	w.r.Blocks++
+	if w.r.Blocks%writebackBlocks == 0 {
+		const n = writebackBlocks * seal.StoredBlockBytes
+		beginWriteback(w.file, w.r.Blocks*seal.StoredBlockBytes-n, n)
+	}
 	w.r.Tail = nil
 	w.plain = w.plain[:0]
 	if w.since += seal.BlockBytes; w.since >= syncBytes && !w.lazy {
@@ -306,7 +315,7 @@ func (w *writing) giveUp() {
 // Sealed. It may be called again after a crash.
 //
 // Errors: [*otherHashError].
-func (s *Service) sealContent(r *record) error {
+func (s *Service) sealContent(ctx context.Context, r *record) error {
 	if r.Sealed {
 		return nil
 	}
@@ -331,7 +340,7 @@ func (s *Service) sealContent(r *record) error {
 		return fmt.Errorf("files: upload %s: %w", r.id(), err)
 	}
 	if !r.Partial {
-		if r.Sum, err = s.sum(r, sealer, size); err != nil {
+		if r.Sum, err = s.sum(ctx, r, sealer, size); err != nil {
 			return err
 		}
 		if r.Expected != "" && r.Expected != fmt.Sprintf("%x", r.Sum) {
@@ -343,12 +352,12 @@ func (s *Service) sealContent(r *record) error {
 }
 
 // sum is the hash of the content: as it came, or else by reading it again.
-func (s *Service) sum(r *record, sealer *seal.Sealer, size int64) ([]byte, error) {
+func (s *Service) sum(ctx context.Context, r *record, sealer *seal.Sealer, size int64) ([]byte, error) {
 	hash := s.hashes.take(r.id(), size)
 	if hash == nil {
 		hash = blake3.New(32, nil)
 		content := seal.NewReader(sealer, size, s.staged(r.id()))
-		_, err := io.Copy(hash, content)
+		_, err := io.Copy(hash, s.deps.Gate.Reader(ctx, content))
 		if err = errors.Join(err, content.Close()); err != nil {
 			return nil, err
 		}

@@ -325,7 +325,7 @@ func (u *upload) finish(ctx context.Context) error {
 	if u.complete != nil {
 		return nil
 	}
-	if err := s.sealContent(r); err != nil {
+	if err := s.sealContent(ctx, r); err != nil {
 		if _, other := errors.AsType[*otherHashError](err); other {
 			_, removeErr := s.removeFile(ctx, r.id(), time.Time{})
 			s.logFailed(r.id(), errors.Join(removeErr, s.dropUpload(r.id())))

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 
+	"github.com/waggle-im/waggle/internal/giveway"
 	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
 )
@@ -90,6 +91,9 @@ type Config struct {
 	// Fatal delivers the error after which a store can no longer write; Run
 	// then ends with it. nil: never.
 	Fatal <-chan error
+
+	// Gate is told when entries are written; nil: nobody is.
+	Gate *giveway.Gate
 
 	Logger     *slog.Logger          // default: slog.Default
 	Registerer prometheus.Registerer // may be nil

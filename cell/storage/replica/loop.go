@@ -399,6 +399,9 @@ func (n *Node) writeLog(appends []appendWork, touched []*group, mustSync bool) e
 		n.unsealed = sealRecords
 	}
 	n.metrics.entries.Add(float64(entries))
+	if entries > 0 {
+		n.cfg.Gate.Message()
+	}
 	if err := b.Commit(opts); err != nil {
 		return fmt.Errorf("replica: node %s cannot write its log: %w", n.cfg.Self, err)
 	}
