@@ -23,10 +23,6 @@ const (
 	// back at most twice as much, for one sync is under way while more is
 	// written. A sync of 16 MiB costs a disk about what it costs to write them.
 	syncBytes = 16 << 20
-	// writebackBlocks is after how many blocks the kernel is asked to write them,
-	// 1 MiB: a sync then finds little left, and the log of messages, which is
-	// synced on the same disk, does not wait behind 16 MiB.
-	writebackBlocks = 16
 	// reserveStep is by how much an upload of unknown length reserves anew.
 	reserveStep = 64 << 20
 	// recordFormat numbers the layout of an upload's record.
@@ -225,10 +221,6 @@ func (w *writing) flush() error {
 		return fmt.Errorf("files: upload %s: %w", w.r.id(), err)
 	}
 	w.r.Blocks++
-	if w.r.Blocks%writebackBlocks == 0 {
-		const n = writebackBlocks * seal.StoredBlockBytes
-		beginWriteback(w.file, w.r.Blocks*seal.StoredBlockBytes-n, n)
-	}
 	w.r.Tail = nil
 	w.plain = w.plain[:0]
 	if w.since += seal.BlockBytes; w.since >= syncBytes && !w.lazy {
