@@ -240,15 +240,25 @@ func TestComingBackInterruptsTheDeadConnection(t *testing.T) {
 	n := startNode(t, r, t.TempDir(), nil)
 	content := randomBytes(3 * seal.BlockBytes)
 	path := n.create(ann, int64(len(content)))
-	pr, pw := io.Pipe()
+	var pw *io.PipeWriter
 	hanging := make(chan answer, 1)
-	go func() { hanging <- n.patch(ann, path, 0, pr) }() // ends when it is interrupted
-	if _, err := pw.Write(content[:seal.BlockBytes+1]); err != nil {
-		t.Fatal(err)
-	}
-	at := n.offset(ann, path) // waits for the lock
-	for deadline := time.Now().Add(time.Minute); at == 0 && time.Now().Before(deadline); at = n.offset(ann, path) {
-		// The hanging request had not begun when it was asked.
+	at := 0
+	for pause := time.Millisecond; at == 0; pause *= 2 {
+		if pause > time.Minute {
+			t.Fatal("nothing of what was sent is there")
+		}
+		var pr *io.PipeReader
+		pr, pw = io.Pipe()
+		go func() { hanging <- n.patch(ann, path, 0, pr) }() // ends when it is interrupted
+		if _, err := pw.Write(content[:seal.BlockBytes+1]); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(pause) // for what was written to reach the node
+		if at = n.offset(ann, path); at == 0 {
+			// It was interrupted before it had a block: the next try waits longer.
+			_ = pw.CloseWithError(io.ErrClosedPipe)
+			<-hanging
+		}
 	}
 	n.patch(ann, path, at, bytes.NewReader(content[at:])).want(t, 204)
 	_ = pw.CloseWithError(io.ErrClosedPipe)
