@@ -77,8 +77,15 @@ func (r *slowReader) readAll(c *Cluster, cfg *tls.Config, n int, text string) er
 				return fmt.Errorf("has %d of %d texts: %w", r.texts, n, err)
 			}
 			_ = r.conn.Close()
-			if err := r.connect(c, cfg); err != nil {
-				return fmt.Errorf("connecting again: %w", err)
+			for err := r.connect(c, cfg); err != nil; err = r.connect(c, cfg) {
+				// All come at once: some are refused for now, like any client.
+				if time.Now().After(deadline) {
+					return fmt.Errorf("connecting again: %w", err)
+				}
+				if r.conn != nil {
+					_ = r.conn.Close()
+				}
+				time.Sleep(100 * time.Millisecond)
 			}
 			continue
 		}
