@@ -55,6 +55,7 @@ func startCrew(ctx context.Context, l *load, c *cluster, procs int, executable s
 	for i, order := range orders {
 		p, err := startChild(w.ctx, executable, "member", Member)
 		if err != nil {
+			err = w.why(err) // one before it has ended
 			w.close()
 			return nil, err
 		}
@@ -65,8 +66,7 @@ func startCrew(ctx context.Context, l *load, c *cluster, procs int, executable s
 			c.generators = append(c.generators, p.pid)
 		}
 		w.wg.Go(func() { w.listen(i, m) })
-		if err := json.NewEncoder(p.in).Encode(order); err != nil {
-			err = w.why(fmt.Errorf("give a client process its order: %w", err))
+		if err := w.write(m, order); err != nil {
 			w.close()
 			return nil, err
 		}
@@ -169,11 +169,26 @@ func (w *crew) gather() ([]crewReport, error) {
 // tell gives every member a command.
 func (w *crew) tell(c crewCommand) error {
 	for _, m := range w.members {
-		if err := json.NewEncoder(m.in).Encode(c); err != nil {
-			return w.why(fmt.Errorf("give a client process a command: %w", err))
+		if err := w.write(m, c); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// write sends a member a line. Where nobody reads it any more the process has
+// ended or is about to: what [crew.listen] finds out about that says more than
+// the broken pipe, and is waited for.
+func (w *crew) write(m *crewMember, line any) error {
+	err := json.NewEncoder(m.in).Encode(line)
+	if err == nil {
+		return nil
+	}
+	select {
+	case <-w.ctx.Done():
+	case <-time.After(crewEndMax):
+	}
+	return w.why(fmt.Errorf("tell a client process: %w", err))
 }
 
 // send runs warm-up and load, as [load.send] does.

@@ -1,11 +1,16 @@
 package bench
 
 import (
+	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -153,6 +158,24 @@ func TestMergedHistories(t *testing.T) {
 			t.Errorf("%s: %d lost, %v: %v", c.name, r.Lost, r.Faults(), found)
 		}
 	}
+}
+
+// The pipe to a process that has ended breaks before anybody knows why it ended.
+func TestDeadMemberIsNamed(t *testing.T) {
+	w := &crew{procs: 2}
+	w.ctx, w.cancel = context.WithCancelCause(t.Context())
+	lineR, lineW := io.Pipe()
+	reportR, reportW := io.Pipe()
+	m := &crewMember{&holding{in: lineW, out: json.NewDecoder(reportR), wait: func() error { return errors.New("exit status 7") }}, make(chan crewReport, 1)}
+	w.members = append(w.members, m)
+	w.wg.Go(func() { w.listen(0, m) })
+	_ = lineR.CloseWithError(syscall.EPIPE)
+	time.AfterFunc(50*time.Millisecond, func() { _ = reportW.Close() })
+	err := w.tell(crewCommand{Do: crewEnd})
+	if err == nil || !strings.Contains(err.Error(), "client process 1 of 2: ended early") || !strings.Contains(err.Error(), "exit status 7") {
+		t.Error(err)
+	}
+	w.close()
 }
 
 // checkDeadMember runs loads whose client processes end early.
