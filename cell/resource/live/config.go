@@ -33,6 +33,10 @@ type Config struct {
 	// ReconnectWithin is how long a livestream waits for a publisher that has
 	// gone. 0: 10 s.
 	ReconnectWithin time.Duration
+	// SilentBefore is how long a publisher must have sent nothing until another
+	// one with the key takes its place: it may be the same person, whose link was
+	// cut without a word. 0: 2 s.
+	SilentBefore time.Duration
 	// RecheckInterval is the pause between two questions whether a viewer may
 	// stay. 0: 5 s.
 	RecheckInterval time.Duration
@@ -57,7 +61,7 @@ func (c Config) Validate() error {
 			return errors.New("live: a limit is negative: 0 is the default")
 		}
 	}
-	for _, d := range []time.Duration{c.ReconnectWithin, c.RecheckInterval, c.RecheckGrace, c.ReportInterval, c.AdmitWithin, c.SilenceMax} {
+	for _, d := range []time.Duration{c.ReconnectWithin, c.SilentBefore, c.RecheckInterval, c.RecheckGrace, c.ReportInterval, c.AdmitWithin, c.SilenceMax} {
 		if d < 0 {
 			return errors.New("live: a time is negative: 0 is the default")
 		}
@@ -73,6 +77,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.RecordBytesMax, 4<<30)
 	setDefault(&c.RecordingsBytesMax, 64<<30)
 	setDefault(&c.ReconnectWithin, 10*time.Second)
+	setDefault(&c.SilentBefore, 2*time.Second)
 	setDefault(&c.RecheckInterval, 5*time.Second)
 	setDefault(&c.RecheckGrace, time.Minute)
 	setDefault(&c.ReportInterval, time.Second)

@@ -199,11 +199,13 @@ type publisher struct {
 	limit      *byteLimit
 	sources    []*source // by track
 	gone       atomic.Bool
+	heard      atomic.Int64 // when something came last, in Unix nanoseconds
 }
 
 // claim makes a publisher the only one. It is nil, without an error, if the
 // livestream has ended.
 func (ls *livestream) claim(protocol string, admitted Publication, disconnect func()) (*publisher, error) {
+	ls.dropSilent()
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	if ls.state == Ended {
@@ -214,8 +216,26 @@ func (ls *livestream) claim(protocol string, admitted Publication, disconnect fu
 	}
 	ls.admitted = admitted
 	ls.pub = &publisher{ls: ls, protocol: protocol, disconnect: disconnect, limit: newByteLimit(ls.s.cfg.PublishBytesPerSecondMax)}
+	ls.pub.hear()
 	return ls.pub, nil
 }
+
+// dropSilent lets a publisher go of whom nothing has come for a while, so that
+// somebody whose link was cut can come back before the cut is noticed.
+func (ls *livestream) dropSilent() {
+	ls.mu.Lock()
+	p := ls.pub
+	ls.mu.Unlock()
+	if p == nil || p.silence() < ls.s.cfg.SilentBefore {
+		return
+	}
+	p.release("it was silent, and another one has come with the key")
+	p.disconnect()
+}
+
+func (p *publisher) hear() { p.heard.Store(time.Now().UnixNano()) }
+
+func (p *publisher) silence() time.Duration { return time.Since(time.Unix(0, p.heard.Load())) }
 
 // begin takes the tracks of a publisher. If viewers of the last one cannot go on
 // with them they are closed, and so is the recording.

@@ -30,6 +30,7 @@ type source struct {
 // spend counts bytes that have come; false if they are too many, and the
 // publisher is on its way out.
 func (p *publisher) spend(n int) bool {
+	p.hear()
 	p.ls.metrics.received[p.protocol].Add(float64(n))
 	if p.limit.allow(n) {
 		return true

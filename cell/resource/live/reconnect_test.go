@@ -80,6 +80,59 @@ func TestPublisherStaysAway(t *testing.T) {
 	n.rights.until(t, "another one is on", func(r Report) bool { return r.State == On && r.Started.After(began) })
 }
 
+// A publisher whose link was cut without a word, which nobody has noticed yet,
+// can go on at once by another connection.
+func TestPublisherComesBackBeforeItsLossIsNoticed(t *testing.T) {
+	for _, second := range []string{protocolRTSP, protocolRTMP} {
+		t.Run(second, func(t *testing.T) {
+			n := start(t, Config{SilenceMax: patience, SilentBefore: 50 * time.Millisecond}, newFakeRights())
+			cut := mustSynthetic(t, n, spsA)
+			began := n.rights.until(t, "it is on", on).Started
+			w, err := newWatcher(n, "t1", gortsplib.TransportTCP)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer w.Client.Close()
+			w.first(t, cut)
+			time.Sleep(60 * time.Millisecond)
+			if second == protocolRTMP {
+				need(t, "ffmpeg")
+				publish(t, clip(t, 4), toRTMP(n.publishURL("rtmp", "right"))...)
+				r := n.rights.until(t, "the other one's sound is on", func(r Report) bool { return r.State == On && r.Audio != "" })
+				if !r.Started.Equal(began) {
+					t.Errorf("another livestream began at %v", r.Started)
+				}
+				return
+			}
+			back := mustSynthetic(t, n, spsA)
+			back.n = (cut.n/syntheticGroup + 1) * syntheticGroup // a key frame
+			for range syntheticGroup {
+				if err := back.send(100); err != nil {
+					t.Fatal(err)
+				}
+			}
+			w.until(t, back.n-1) // the viewer was not closed
+		})
+	}
+}
+
+// Whoever sends is not displaced, however long ago it began.
+func TestPublisherThatSendsStays(t *testing.T) {
+	n := start(t, Config{SilentBefore: patience}, newFakeRights())
+	s := mustSynthetic(t, n, spsA)
+	n.rights.until(t, "it is on", on)
+	p := n.stream(testID).pub
+	p.heard.Store(0)
+	for begin := time.Now(); p.heard.Load() == 0 && time.Since(begin) < patience; time.Sleep(time.Millisecond) {
+		if err := s.send(100); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := newSynthetic(t, n, "right", spsA); err == nil || !strings.Contains(err.Error(), "409") {
+		t.Errorf("another one was let in: %v", err)
+	}
+}
+
 // Whoever comes back with other pictures has new viewers.
 func TestPublisherComesBackWithOtherPictures(t *testing.T) {
 	rights := newFakeRights()

@@ -29,7 +29,7 @@ func refused(t *testing.T, n *node, p *program, reason, secret string) {
 
 func TestStrangersAreRefused(t *testing.T) {
 	need(t, "ffmpeg")
-	n := start(t, Config{}, newFakeRights())
+	n := start(t, Config{SilentBefore: patience}, newFakeRights())
 	file := clip(t, 3)
 	publishing := func(key string) []*program {
 		return []*program{
