@@ -2,7 +2,6 @@ package history
 
 import (
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -15,7 +14,14 @@ import (
 // record until the recorder is dropped.
 type Recorder struct {
 	mu      sync.Mutex // guards the fields below
-	h       History
+	posted  chunks[Posted]
+	acked   chunks[Acked]
+	failed  chunks[Failed]
+	seen    chunks[Seen]
+	settled chunks[Settled]
+	stored  chunks[Stored]
+	owners  chunks[Owner]
+	hashes  chunks[Hash]
 	numbers uint64
 	runs    uint32
 	names   map[string]string // threads, so that equal ones share memory
@@ -29,9 +35,8 @@ func (r *Recorder) History() History {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return History{
-		Posted: slices.Clone(r.h.Posted), Acked: slices.Clone(r.h.Acked), Failed: slices.Clone(r.h.Failed),
-		Seen: slices.Clone(r.h.Seen), Settled: slices.Clone(r.h.Settled), Stored: slices.Clone(r.h.Stored),
-		Owners: slices.Clone(r.h.Owners), Hashes: slices.Clone(r.h.Hashes),
+		Posted: r.posted.all(), Acked: r.acked.all(), Failed: r.failed.all(), Seen: r.seen.all(),
+		Settled: r.settled.all(), Stored: r.stored.all(), Owners: r.owners.all(), Hashes: r.hashes.all(),
 	}
 }
 
@@ -53,7 +58,7 @@ func (r *Recorder) Stored(events ...*clientpb.Event) {
 			Text: textOf(e),
 		}
 		copy(s.ID[:], e.ClientMsgId)
-		r.h.Stored = append(r.h.Stored, s)
+		r.stored.add(s)
 	}
 }
 
@@ -61,14 +66,14 @@ func (r *Recorder) Stored(events ...*clientpb.Event) {
 func (r *Recorder) Owner(o Owner) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.h.Owners = append(r.h.Owners, o)
+	r.owners.add(o)
 }
 
 // Hash records a replica's running hash.
 func (r *Recorder) Hash(h Hash) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.h.Hashes = append(r.h.Hashes, h)
+	r.hashes.add(h)
 }
 
 // Device begins the records of one run of a device's program: what an outbox
@@ -100,7 +105,7 @@ func (d *DeviceRecorder) Posted(thread, text string) Post {
 	d.r.mu.Lock()
 	defer d.r.mu.Unlock()
 	d.r.numbers++
-	d.r.h.Posted = append(d.r.h.Posted, Posted{
+	d.r.posted.add(Posted{
 		Number: d.r.numbers, Device: d.device, Run: d.run, Thread: d.r.internLocked(thread), Text: HashText(text),
 	})
 	return Post{r: d.r, number: d.r.numbers}
@@ -110,14 +115,14 @@ func (d *DeviceRecorder) Posted(thread, text string) Post {
 func (p Post) Acked(seq proto.Seq, at time.Time, id proto.ClientMsgID) {
 	p.r.mu.Lock()
 	defer p.r.mu.Unlock()
-	p.r.h.Acked = append(p.r.h.Acked, Acked{Number: p.number, Seq: seq, TimeMs: at.UnixMilli(), ID: id})
+	p.r.acked.add(Acked{Number: p.number, Seq: seq, TimeMs: at.UnixMilli(), ID: id})
 }
 
 // Failed records that the program gave the message up.
 func (p Post) Failed(err error) {
 	p.r.mu.Lock()
 	defer p.r.mu.Unlock()
-	p.r.h.Failed = append(p.r.h.Failed, Failed{Number: p.number, Error: err.Error()})
+	p.r.failed.add(Failed{Number: p.number, Error: err.Error()})
 }
 
 // Received records an update; e is nil for one that is no event of a thread,
@@ -134,7 +139,7 @@ func (d *DeviceRecorder) event(kind SeenKind, pts proto.Pts, e *clientpb.Event) 
 	d.r.mu.Lock()
 	defer d.r.mu.Unlock()
 	s.Thread = d.r.internLocked(e.GetThread())
-	d.r.h.Seen = append(d.r.h.Seen, s)
+	d.r.seen.add(s)
 }
 
 // Placed records that updates after pts follow. A run that does not begin at
@@ -150,7 +155,7 @@ func (d *DeviceRecorder) Resynced(incarnation []byte, pts proto.Pts) {
 func (d *DeviceRecorder) place(kind SeenKind, incarnation []byte, pts proto.Pts) {
 	d.r.mu.Lock()
 	defer d.r.mu.Unlock()
-	d.r.h.Seen = append(d.r.h.Seen, Seen{Device: d.device, Kind: kind, Pts: pts, Incarnation: string(incarnation)})
+	d.r.seen.add(Seen{Device: d.device, Kind: kind, Pts: pts, Incarnation: string(incarnation)})
 }
 
 // Settled records that the device stayed connected until everything was
@@ -158,7 +163,7 @@ func (d *DeviceRecorder) place(kind SeenKind, incarnation []byte, pts proto.Pts)
 func (d *DeviceRecorder) Settled(newest proto.Pts) {
 	d.r.mu.Lock()
 	defer d.r.mu.Unlock()
-	d.r.h.Settled = append(d.r.h.Settled, Settled{Device: d.device, Pts: newest})
+	d.r.settled.add(Settled{Device: d.device, Pts: newest})
 }
 
 func textOf(e *clientpb.Event) TextHash {
