@@ -251,6 +251,38 @@ func TestSignalsOfFriendsOnly(t *testing.T) {
 	}
 }
 
+// Whoever comes back within the grace has never been away; whoever does not is
+// forgotten, and not before.
+func TestLeavingAndComingBack(t *testing.T) {
+	h, _ := testHost(t)
+	user := proto.RangeID(1).First()
+	ses, _ := testSession(h, user)
+	p := &presentUser{known: true}
+	h.presence.people[user] = p
+	leave := func() {
+		ses.user.sessions = nil
+		h.departed(ses)
+	}
+	here := func(after time.Duration) bool {
+		h.tendPresence(p.left.Add(after))
+		return h.presence.people[user] == p
+	}
+	leave()
+	if !here(h.s.grace() - time.Millisecond) {
+		t.Error("forgotten too early")
+	}
+	ses.user.sessions = []*session{ses}
+	h.arrived(ses)
+	h.tendPresence(time.Now().Add(time.Hour))
+	if h.presence.people[user] != p {
+		t.Error("one who has come back is forgotten")
+	}
+	leave()
+	if here(h.s.grace()) || len(h.presence.leaving) != 0 {
+		t.Error("one who has left is not forgotten")
+	}
+}
+
 // Whoever was asked for and did not answer is asked for again with every
 // refresh, until something is heard of him.
 func TestSilentFriendsAreAskedForAgain(t *testing.T) {

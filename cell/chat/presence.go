@@ -24,8 +24,9 @@ const (
 // Nothing of it is stored; a new host asks anew.
 type presence struct {
 	people  map[proto.EntityID]*presentUser
-	offline map[proto.EntityID]offlineUser // looked up, or just gone
-	probes  int                            // being looked up
+	leaving map[proto.EntityID]*presentUser // those of them who have left
+	offline map[proto.EntityID]offlineUser  // looked up, or just gone
+	probes  int                             // being looked up
 	out     map[proto.RangeID]*signalQueue
 	refresh time.Time // when to say again who is here
 	expire  time.Time // when to look for friends that were not heard of
@@ -37,13 +38,13 @@ type presence struct {
 //	reading friends ──known──► here ──last session ends──► left ──grace──► forgotten
 //	                             ◄────────a session─────────┘
 type presentUser struct {
-	friends map[proto.EntityID]friend
-	touched map[proto.EntityID]bool // changed while they were being read
+	friends map[proto.EntityID]friend // nil while there are none
+	touched map[proto.EntityID]bool   // changed while they were being read
 	reading bool
 	known   bool // friends are complete
 	hidden  bool
-	left    time.Time // zero: there are sessions
-	typed   map[string]time.Time
+	left    time.Time            // zero: there are sessions
+	typed   map[string]time.Time // nil until the first time
 }
 
 // friend is what is known of a friend.
@@ -60,7 +61,8 @@ type offlineUser struct {
 
 func newPresence() presence {
 	return presence{
-		people: map[proto.EntityID]*presentUser{}, offline: map[proto.EntityID]offlineUser{}, out: map[proto.RangeID]*signalQueue{},
+		people: map[proto.EntityID]*presentUser{}, leaving: map[proto.EntityID]*presentUser{},
+		offline: map[proto.EntityID]offlineUser{}, out: map[proto.RangeID]*signalQueue{},
 	}
 }
 
@@ -80,13 +82,14 @@ func (h *host) arrived(ses *session) {
 	u := ses.user
 	p := h.presence.people[u.id]
 	if p == nil {
-		p = &presentUser{friends: map[proto.EntityID]friend{}, hidden: u.hidden, typed: map[string]time.Time{}}
+		p = &presentUser{hidden: u.hidden}
 		h.presence.people[u.id] = p
 		delete(h.presence.offline, u.id)
 		h.readFriends(u.id, p)
 		return
 	}
 	p.left = time.Time{}
+	delete(h.presence.leaving, u.id)
 	var all []*clientpb.FriendPresence
 	for id, f := range p.friends {
 		if f.online || f.lastSeen != 0 {
@@ -111,6 +114,7 @@ func (h *host) departed(ses *session) {
 	}
 	if p := h.presence.people[ses.user.id]; p != nil && !subscribing {
 		p.left = time.Now()
+		h.presence.leaving[ses.user.id] = p
 	}
 }
 
@@ -133,7 +137,7 @@ func (h *host) readFriends(user proto.EntityID, p *presentUser) {
 			}
 			for _, c := range r.Contacts {
 				if id := proto.EntityID(c.User); !p.touched[id] {
-					p.friends[id] = friend{}
+					p.note(id, friend{})
 				}
 				after = c.User
 			}
@@ -148,6 +152,14 @@ func (h *host) readFriends(user proto.EntityID, p *presentUser) {
 		})
 	}
 	next(0)
+}
+
+// note keeps what is known of a friend.
+func (p *presentUser) note(id proto.EntityID, f friend) {
+	if p.friends == nil {
+		p.friends = map[proto.EntityID]friend{}
+	}
+	p.friends[id] = f
 }
 
 // presentNow is what a user's friends may know of him.
@@ -215,15 +227,17 @@ func (h *host) probeSilent(user proto.EntityID, p *presentUser) {
 	}
 }
 
-// tendPresence runs with every housekeeping.
+// tendPresence runs with every housekeeping: what it does each time must not
+// grow with the people who are here.
 func (h *host) tendPresence(now time.Time) {
 	pr := &h.presence
-	for user, p := range pr.people {
-		if !p.left.IsZero() && now.Sub(p.left) >= h.s.grace() {
+	for user, p := range pr.leaving {
+		if now.Sub(p.left) >= h.s.grace() {
 			if p.known {
 				h.announce(user, p, nil)
 			}
 			delete(pr.people, user)
+			delete(pr.leaving, user)
 			h.rememberOffline(user, offlineUser{hidden: p.hidden, lastSeen: p.left.UnixMilli()})
 		}
 	}
@@ -290,7 +304,7 @@ func (h *host) contactChanged(user proto.EntityID, c *clientpb.Contact) {
 	is := c.Relation == clientpb.Relation_RELATION_FRIEND
 	switch {
 	case is && !was:
-		p.friends[id] = friend{}
+		p.note(id, friend{})
 		if p.known {
 			h.announce(user, p, []uint64{c.User})
 			h.probe(user, p, []uint64{c.User})

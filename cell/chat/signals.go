@@ -198,6 +198,9 @@ func (ses *session) typing(t *clientpb.Typing) {
 	if len(p.typed) >= typedMax {
 		clear(p.typed)
 	}
+	if p.typed == nil {
+		p.typed = map[string]time.Time{}
+	}
 	p.typed[name] = now
 	h.signal(peer.Range(), &cellpb.Signal{From: uint64(user), To: []uint64{uint64(peer)}, Body: &cellpb.Signal_Typing{
 		Typing: &clientpb.TypingNow{Thread: name, User: uint64(user)},
