@@ -94,7 +94,10 @@ func TestPublisherComesBackBeforeItsLossIsNoticed(t *testing.T) {
 			}
 			defer w.Client.Close()
 			w.first(t, cut)
-			time.Sleep(60 * time.Millisecond)
+			w.until(t, cut.n-1) // nothing is on its way any more
+			for p := n.stream(testID).pub; p.silence() < n.cfg.SilentBefore; {
+				time.Sleep(time.Millisecond)
+			}
 			if second == protocolRTMP {
 				need(t, "ffmpeg")
 				publish(t, clip(t, 4), toRTMP(n.publishURL("rtmp", "right"))...)
