@@ -241,11 +241,12 @@ func (k *Keeper) writePlanned(ctx context.Context, st *seat.Seat, recs []*contro
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	etcd := k.cluster.Etcd()
+	known := k.cluster.View().Revision // before etcd is asked: the view goes on meanwhile
 	got, err := etcd.Get(ctx, controlclient.NextRangeKey)
 	if err != nil {
 		return 0, fmt.Errorf("topology: next range: %w", err)
 	}
-	if known := k.cluster.View().Revision; got.Header.Revision < known {
+	if got.Header.Revision < known {
 		return 0, fmt.Errorf("topology: etcd is at revision %d and was at %d: it was restored from a backup", got.Header.Revision, known)
 	}
 	next, modified := uint64(firstRange), int64(0)

@@ -338,6 +338,38 @@ func TestOneWhoLostTheSeatCannotWrite(t *testing.T) {
 	s.Leave()
 }
 
+// moving is a cluster in which something is written whenever it is looked at.
+type moving struct {
+	*controlclient.Client
+	t *testing.T
+}
+
+func (m moving) View() *controlclient.View {
+	r, err := m.Etcd().Put(m.t.Context(), controlclient.Prefix+"test", "")
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	for m.Client.View().Revision < r.Header.Revision {
+		time.Sleep(time.Millisecond)
+	}
+	return m.Client.View()
+}
+
+// What others write while etcd is asked is no sign of a restored backup.
+func TestAViewThatGoesOnIsNoBackup(t *testing.T) {
+	c := follow(t, startEtcd(t))
+	s, err := seat.Campaign(t.Context(), c.Etcd(), "cp1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Leave()
+	k := newKeeper(t, c, "cp1")
+	k.cluster = moving{c, t}
+	if _, err := k.writePlanned(t.Context(), s, nil); err != nil {
+		t.Error(err)
+	}
+}
+
 type fixed struct{ v *controlclient.View }
 
 func (f fixed) View() *controlclient.View { return f.v }
