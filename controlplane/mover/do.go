@@ -62,6 +62,14 @@ func (t *term) call(s move.State, f move.Effect) func(context.Context) error {
 			}
 			out := proto.CloneOf(rec)
 			out.Cell, out.Epoch, out.Replicas = string(f.Route.Cell), uint64(f.Route.Epoch), replicas(f.Route.Voters)
+			// The view may have grown since this was decided: what was
+			// published then is not written twice, nor over something newer.
+			switch {
+			case rec.Epoch > out.Epoch:
+				return waggle.Errorf(waggle.CodeStaleEpoch, "the route table has epoch %d of range %d, not %d", rec.Epoch, s.Range, out.Epoch)
+			case proto.Equal(rec, out):
+				return nil
+			}
 			value, err := proto.Marshal(out)
 			if err != nil {
 				return err
