@@ -1,6 +1,7 @@
 package cellclient
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"sync"
@@ -11,25 +12,23 @@ import (
 )
 
 const (
-	// relayQueue bounds the requests waiting to be written to one node, and
-	// relayBatch those of one write.
-	relayQueue = 8192
-	relayBatch = 512
 	// relayAttempt is how long one attempt may stay unanswered: a host that
 	// is asleep must not use up the caller's whole time.
 	relayAttempt = 1500 * time.Millisecond
-	// The wait before asking again grows from relayBackoffMin to
-	// relayBackoffMax: a new host is usually found within a few hundred
-	// milliseconds.
-	relayBackoffMin = 10 * time.Millisecond
-	relayBackoffMax = 250 * time.Millisecond
-	// relaySweep is how often deadlines are looked at.
-	relaySweep = 50 * time.Millisecond
+	// The wait before asking once more grows from relayPauseMin to
+	// relayPauseMax. A range that changes owner has its next host within some
+	// ten milliseconds, and one question serves all calls to it.
+	relayPauseMin = 5 * time.Millisecond
+	relayPauseMax = 250 * time.Millisecond
 )
 
 // Relay carries requests to ranges, wherever they are hosted, in batches over
 // one stream per node. Requests must be safe to repeat: one whose answer was
 // lost is sent again until its time is over.
+//
+// Requests to one range reach each of its hosts in the order they came, also
+// when the range has changed hosts: a later message must not arrive before the
+// one it follows.
 type Relay struct {
 	self    proto.NodeID
 	dialer  *Dialer
@@ -40,10 +39,10 @@ type Relay struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
-	mu      sync.Mutex // guards the fields below
+	mu      sync.Mutex // guards the fields below, the lanes and their calls
 	streams map[proto.NodeID]*relayStream
-	waiting map[*relayCall]struct{}        // between two attempts
-	looking map[proto.RangeID][]*relayCall // waiting for the range's host to be found
+	lanes   map[proto.RangeID]*lane // those with calls
+	made    uint64                  // calls
 	closed  bool
 }
 
@@ -57,21 +56,58 @@ type LocalHosts interface {
 func NewRelay(self proto.NodeID, dialer *Dialer, locator *Locator, local LocalHosts) *Relay {
 	r := &Relay{
 		self: self, dialer: dialer, locator: locator, local: local,
-		streams: map[proto.NodeID]*relayStream{}, waiting: map[*relayCall]struct{}{},
-		looking: map[proto.RangeID][]*relayCall{},
+		streams: map[proto.NodeID]*relayStream{}, lanes: map[proto.RangeID]*lane{},
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	return r
 }
 
+// lane is what waits for the answer of one range.
+//
+//	flowing ──sent elsewhere, stream broken, no answer──► resting ──pause──► flowing
+//	   └──no host known──► looking ──found──► flowing
+//	                          └──not found──► resting
+//
+// Calls are sent only while it flows, the oldest first. When the host has
+// changed by then, those under way to the one before are sent again ahead of
+// the rest.
+type lane struct {
+	rng     proto.RangeID
+	state   laneState
+	target  Target        // where the last call was sent
+	pause   time.Duration // the last one; 0: none since an answer came
+	sending bool          // somebody is at it
+	unsent  []*relayCall  // by number
+	sent    map[*relayCall]struct{}
+}
+
+type laneState uint8
+
+const (
+	flowing laneState = iota
+	resting
+	looking
+)
+
+// relayCall is one request until it is done.
 type relayCall struct {
-	rng      proto.RangeID
-	req      *cellpb.RelayRequest
+	lane     *lane
+	number   uint64 // older calls have lower ones
+	body     *cellpb.RelayRequest
 	done     func(*cellpb.RelayReply, error)
 	deadline time.Time
-	backoff  time.Duration
-	last     *proto.Error // of the latest attempt
-	expires  time.Time    // of the attempt under way
+	over     bool          // done is called, or about to be
+	attempt  *attempt      // under way; nil: none
+	pause    time.Duration // the last one it had for itself
+	last     *proto.Error  // of the latest attempt
+}
+
+// attempt is a call on its way to one node.
+type attempt struct {
+	call    *relayCall
+	node    proto.NodeID
+	req     *cellpb.RelayRequest
+	expires time.Time
 }
 
 // Go sends req to the host of rng and calls done exactly once, from another
@@ -81,7 +117,23 @@ type relayCall struct {
 // or [proto.CodeNotReady] when no answer was had within timeout, in which case
 // the outcome is unknown.
 func (r *Relay) Go(rng proto.RangeID, req *cellpb.RelayRequest, timeout time.Duration, done func(*cellpb.RelayReply, error)) {
-	r.attempt(&relayCall{rng: rng, req: req, done: done, deadline: time.Now().Add(timeout), backoff: relayBackoffMin})
+	c := &relayCall{body: req, done: done, deadline: time.Now().Add(timeout)}
+	r.mu.Lock()
+	if r.closed {
+		r.mu.Unlock()
+		done(nil, errRelayClosed())
+		return
+	}
+	l := r.lanes[rng]
+	if l == nil {
+		l = &lane{rng: rng, sent: map[*relayCall]struct{}{}}
+		r.lanes[rng] = l
+	}
+	r.made++
+	c.lane, c.number = l, r.made
+	l.unsent = append(l.unsent, c)
+	r.mu.Unlock()
+	r.flow(l)
 }
 
 // Do is Go for callers that wait. Without a deadline in ctx it waits 10 s at
@@ -109,10 +161,18 @@ func (r *Relay) Do(ctx context.Context, rng proto.RangeID, req *cellpb.RelayRequ
 func (r *Relay) Close() {
 	r.mu.Lock()
 	r.closed = true
-	waiting := r.waiting
-	r.waiting = map[*relayCall]struct{}{}
+	var calls []*relayCall
+	for _, l := range r.lanes {
+		for c := range l.sent {
+			calls = append(calls, c)
+		}
+		calls = append(calls, l.unsent...)
+	}
+	for _, c := range calls {
+		r.removeLocked(c)
+	}
 	r.mu.Unlock()
-	for c := range waiting {
+	for _, c := range calls {
 		c.done(nil, errRelayClosed())
 	}
 	r.cancel()
@@ -121,116 +181,178 @@ func (r *Relay) Close() {
 
 func errRelayClosed() error { return proto.Errorf(proto.CodeUnavailable, "shutting down") }
 
-// attempt sends the call to the host as far as known, and has the host looked
-// for otherwise. Calls that wait for the same look-up go on in the order they
-// came.
-func (r *Relay) attempt(c *relayCall) {
-	r.mu.Lock()
-	if calls, looking := r.looking[c.rng]; looking {
-		r.looking[c.rng] = append(calls, c)
-		r.mu.Unlock()
-		return
+// removeLocked takes a call out of its lane; it is done.
+func (r *Relay) removeLocked(c *relayCall) {
+	l := c.lane
+	c.over, c.attempt = true, nil
+	delete(l.sent, c)
+	if i, waits := l.find(c); waits {
+		l.unsent = slices.Delete(l.unsent, i, i+1)
 	}
-	target, ok := r.locator.Cached(c.rng)
-	if ok {
-		r.mu.Unlock()
-		r.sendTo(target, c)
-		return
+	if len(l.unsent) == 0 && len(l.sent) == 0 && l.state == flowing && !l.sending && r.lanes[l.rng] == l {
+		delete(r.lanes, l.rng)
 	}
-	if r.closed {
-		r.mu.Unlock()
-		c.done(nil, errRelayClosed())
-		return
-	}
-	r.looking[c.rng] = []*relayCall{c}
-	r.wg.Go(func() { r.look(c.rng, c.deadline) })
-	r.mu.Unlock()
 }
 
-// look finds the host of a range for all calls that wait for it. They wait at
-// most as long as the first of them may.
-func (r *Relay) look(rng proto.RangeID, deadline time.Time) {
-	ctx, cancel := context.WithDeadline(r.ctx, deadline)
-	target, err := r.locator.Host(ctx, rng)
-	cancel()
-	for {
-		r.mu.Lock()
-		calls := r.looking[rng]
-		if len(calls) == 0 {
-			delete(r.looking, rng)
-			r.mu.Unlock()
-			return
+// find is where c stands, or would, among the unsent.
+func (l *lane) find(c *relayCall) (int, bool) {
+	return slices.BinarySearchFunc(l.unsent, c, func(a, b *relayCall) int { return cmp.Compare(a.number, b.number) })
+}
+
+// unsend puts a call back among the unsent, at its place.
+func (l *lane) unsend(c *relayCall) {
+	delete(l.sent, c)
+	c.attempt = nil
+	if i, waits := l.find(c); !waits {
+		l.unsent = slices.Insert(l.unsent, i, c)
+	}
+}
+
+// oldest tells whether no call of the lane came before c.
+func (l *lane) oldest(c *relayCall) bool {
+	if len(l.unsent) > 0 && l.unsent[0].number < c.number {
+		return false
+	}
+	for other := range l.sent {
+		if other.number < c.number {
+			return false
 		}
-		r.looking[rng] = calls[:0:0]
+	}
+	return true
+}
+
+// flow sends what is unsent, one after the other, unless another goroutine is
+// at it or the lane does not flow.
+func (r *Relay) flow(l *lane) {
+	r.mu.Lock()
+	if l.sending {
 		r.mu.Unlock()
-		for _, c := range calls {
-			if err != nil {
-				c.last = proto.AsError(err)
-				r.again(c)
-			} else {
-				r.sendTo(target, c)
+		return
+	}
+	l.sending = true
+	for l.state == flowing && len(l.unsent) > 0 && !r.closed {
+		target, known := r.locator.Cached(l.rng)
+		if !known {
+			l.state = looking
+			deadline := l.unsent[0].deadline
+			r.wg.Go(func() { r.look(l, deadline) })
+			break
+		}
+		if target != l.target {
+			l.target = target
+			// Those that rest for themselves go with the rest.
+			for c := range l.sent {
+				l.unsend(c)
 			}
 		}
+		c := l.unsent[0]
+		l.unsent = l.unsent[1:]
+		l.sent[c] = struct{}{}
+		a := &attempt{
+			call: c, node: target.Node,
+			req: &cellpb.RelayRequest{Range: uint64(l.rng), Epoch: uint64(target.Epoch), Body: c.body.Body},
+		}
+		c.attempt = a
+		s := r.streamLocked(target.Node)
+		r.mu.Unlock()
+		r.send(a, s)
+		r.mu.Lock()
+	}
+	l.sending = false
+	if len(l.unsent) == 0 {
+		l.unsent = nil
+		if len(l.sent) == 0 && l.state == flowing && r.lanes[l.rng] == l {
+			delete(r.lanes, l.rng)
+		}
+	}
+	r.mu.Unlock()
+}
+
+// streamLocked is the stream to a node, a new one if need be; nil: none is
+// needed.
+func (r *Relay) streamLocked(node proto.NodeID) *relayStream {
+	if r.local != nil && node == r.self {
+		return nil
+	}
+	s := r.streams[node]
+	if s == nil {
+		s = newRelayStream(r, node)
+		r.streams[node] = s
+		r.wg.Go(s.run)
+	}
+	return s
+}
+
+// send brings an attempt on its way.
+func (r *Relay) send(a *attempt, s *relayStream) {
+	if s == nil {
+		r.local.Relay(a.req, func(reply *cellpb.RelayReply) { r.answered(a, reply) })
+		return
+	}
+	switch err := s.enqueue(a); {
+	case err == nil:
+	case err.Code == proto.CodeOverloaded:
+		r.finish(a.call, nil, err)
+	default:
+		r.elsewhere(a, err)
 	}
 }
 
-// again waits and tries once more, or gives up when the time is over.
-func (r *Relay) again(c *relayCall) {
-	wait := c.backoff
-	c.backoff = min(2*c.backoff, relayBackoffMax)
-	if time.Now().Add(wait).After(c.deadline) {
-		err := c.last
-		if err == nil || err.Code.Class() == proto.ClassRetryElsewhere {
-			err = proto.Errorf(proto.CodeUnavailable, "range %s could not be reached in time: try again", c.rng)
-		}
-		c.done(nil, err)
-		return
-	}
+// look finds the host of a lane's range.
+func (r *Relay) look(l *lane, deadline time.Time) {
+	ctx, cancel := context.WithDeadline(r.ctx, deadline)
+	_, err := r.locator.Host(ctx, l.rng)
+	cancel()
 	r.mu.Lock()
-	if r.closed {
+	if err == nil {
+		l.state = flowing
 		r.mu.Unlock()
-		c.done(nil, errRelayClosed())
+		r.flow(l)
 		return
 	}
-	r.waiting[c] = struct{}{}
+	for _, c := range l.unsent {
+		c.last = proto.AsError(err)
+	}
+	r.restLocked(l)
 	r.mu.Unlock()
-	time.AfterFunc(wait, func() {
+}
+
+// restLocked holds a lane up for a while, unless it is so already.
+func (r *Relay) restLocked(l *lane) {
+	if l.state == resting || r.closed {
+		return
+	}
+	l.state = resting
+	l.pause = min(max(2*l.pause, relayPauseMin), relayPauseMax)
+	time.AfterFunc(l.pause, func() {
 		r.mu.Lock()
-		_, mine := r.waiting[c]
-		delete(r.waiting, c)
-		r.mu.Unlock()
-		if mine {
-			r.attempt(c)
+		l.state = flowing
+		var late []*relayCall
+		now := time.Now()
+		for _, c := range slices.Clone(l.unsent) {
+			if now.After(c.deadline) {
+				r.removeLocked(c)
+				late = append(late, c)
+			}
 		}
+		r.mu.Unlock()
+		for _, c := range late {
+			c.done(nil, c.inTime())
+		}
+		r.flow(l)
 	})
 }
 
-func (r *Relay) sendTo(target Target, c *relayCall) {
-	// A request of its own for each attempt: the one before may still be on
-	// its way into another stream.
-	c.req = &cellpb.RelayRequest{Range: uint64(c.rng), Epoch: uint64(target.Epoch), Body: c.req.Body}
-	if r.local != nil && target.Node == r.self {
-		r.local.Relay(c.req, func(reply *cellpb.RelayReply) { r.answered(target.Node, c, reply) })
-		return
+// inTime is why a call is given up when its time is over.
+func (c *relayCall) inTime() error {
+	if c.last == nil || c.last.Code.Class() == proto.ClassRetryElsewhere {
+		return proto.Errorf(proto.CodeUnavailable, "range %s could not be reached in time: try again", c.lane.rng)
 	}
-	r.mu.Lock()
-	if r.closed {
-		r.mu.Unlock()
-		c.done(nil, errRelayClosed())
-		return
-	}
-	s := r.streams[target.Node]
-	if s == nil {
-		s = newRelayStream(r, target.Node)
-		r.streams[target.Node] = s
-		r.wg.Go(s.run)
-	}
-	r.mu.Unlock()
-	s.enqueue(c)
+	return c.last
 }
 
-// answered judges a reply: pass it on, or go elsewhere.
-func (r *Relay) answered(node proto.NodeID, c *relayCall, reply *cellpb.RelayReply) {
+// answered judges a reply: pass it on, or try again.
+func (r *Relay) answered(a *attempt, reply *cellpb.RelayReply) {
 	var code uint32
 	var message string
 	var retryMS uint32
@@ -242,200 +364,99 @@ func (r *Relay) answered(node proto.NodeID, c *relayCall, reply *cellpb.RelayRep
 	}
 	failed := proto.FromWire(code, message, retryMS)
 	if failed == nil {
-		failed = checkReply(c.req, reply)
+		failed = checkReply(a.req, reply)
 	}
 	if failed == nil {
-		c.done(reply, nil)
+		r.finish(a.call, reply, nil)
 		return
 	}
 	err := proto.AsError(failed)
-	switch {
-	case err.Code.Class() == proto.ClassRetryElsewhere:
-		if route := reply.GetRefused().GetRoute(); route.GetHost() == "" || route.GetHost() == string(node) {
-			r.locator.Forget(c.rng, node)
+	if err.Code.Class() == proto.ClassRetryElsewhere {
+		if route := reply.GetRefused().GetRoute(); route.GetHost() == "" || route.GetHost() == string(a.node) {
+			r.locator.Forget(a.call.lane.rng, a.node)
 		}
-	case err.Code == proto.CodeNotReady || err.Code == proto.CodeUnavailable:
+		r.elsewhere(a, err)
+		return
+	}
+	r.mu.Lock()
+	c := a.call
+	stale := c.attempt != a // it is on its way to another host, whose word counts
+	again := err.Code == proto.CodeNotReady || err.Code == proto.CodeUnavailable || err.Code == proto.CodeAfterUnknown && !c.lane.oldest(c)
+	r.mu.Unlock()
+	switch {
+	case stale:
+	case again:
+		r.refused(a, err)
 	default:
+		r.finish(c, reply, err)
+	}
+}
+
+// finish passes an answer on.
+func (r *Relay) finish(c *relayCall, reply *cellpb.RelayReply, err error) {
+	r.mu.Lock()
+	over := c.over
+	if !over {
+		c.lane.pause = 0
+		r.removeLocked(c)
+	}
+	r.mu.Unlock()
+	if !over {
 		c.done(reply, err)
+	}
+}
+
+// elsewhere is told that an attempt has gone to the wrong node, or to one that
+// cannot answer: the calls behind it wait until the host was looked for.
+func (r *Relay) elsewhere(a *attempt, err *proto.Error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := a.call
+	if c.attempt != a {
 		return
 	}
 	c.last = err
-	r.again(c)
+	c.lane.unsend(c)
+	if c.lane.state == flowing {
+		r.restLocked(c.lane)
+	}
 }
 
-// relayStream is the stream to one node. It lives until it breaks; the next
-// call opens another.
-type relayStream struct {
-	relay *Relay
-	node  proto.NodeID
-	wake  chan struct{}
-
-	mu      sync.Mutex // guards the fields below
-	queue   []*relayCall
-	pending map[uint64]*relayCall
-	nextID  uint64
-	broken  bool
+// lost is told of attempts whose answer will not come.
+func (r *Relay) lost(node proto.NodeID, attempts []*attempt, why *proto.Error) {
+	for _, a := range attempts {
+		r.locator.Forget(a.call.lane.rng, node)
+		r.elsewhere(a, why)
+	}
 }
 
-func newRelayStream(r *Relay, node proto.NodeID) *relayStream {
-	return &relayStream{relay: r, node: node, wake: make(chan struct{}, 1), pending: map[uint64]*relayCall{}}
-}
-
-func (s *relayStream) enqueue(c *relayCall) {
-	s.mu.Lock()
-	switch {
-	case s.broken:
-		s.mu.Unlock()
-		s.relay.again(c)
-		return
-	case len(s.queue) >= relayQueue:
-		s.mu.Unlock()
-		c.done(nil, proto.Errorf(proto.CodeOverloaded, "too much waits for node %s", s.node))
+// refused is told that an attempt is to be made again, which says nothing of
+// others: the call rests for itself.
+func (r *Relay) refused(a *attempt, err *proto.Error) {
+	r.mu.Lock()
+	c := a.call
+	if c.attempt != a {
+		r.mu.Unlock()
 		return
 	}
-	c.expires = time.Now().Add(relayAttempt)
-	s.queue = append(s.queue, c)
-	s.mu.Unlock()
-	select {
-	case s.wake <- struct{}{}:
-	default:
+	c.attempt, c.last = nil, err
+	c.pause = min(max(2*c.pause, relayPauseMin), relayPauseMax)
+	if time.Now().Add(c.pause).After(c.deadline) {
+		r.removeLocked(c)
+		r.mu.Unlock()
+		c.done(nil, c.inTime())
+		return
 	}
-}
-
-// take moves up to a batch of the queue to pending and numbers it.
-func (s *relayStream) take() []*cellpb.RelayRequest {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	n := min(len(s.queue), relayBatch)
-	if n == 0 {
-		return nil
-	}
-	out := make([]*cellpb.RelayRequest, n)
-	for i, c := range s.queue[:n] {
-		s.nextID++
-		c.req.Id = s.nextID
-		s.pending[s.nextID] = c
-		out[i] = c.req
-	}
-	s.queue = append(s.queue[:0], s.queue[n:]...)
-	return out
-}
-
-func (s *relayStream) run() {
-	ctx, cancel := context.WithCancel(s.relay.ctx)
-	err := s.serve(ctx, cancel)
-	cancel()
-	s.relay.mu.Lock()
-	delete(s.relay.streams, s.node)
-	s.relay.mu.Unlock()
-	s.mu.Lock()
-	s.broken = true
-	calls := s.queue
-	for _, c := range s.pending {
-		calls = append(calls, c)
-	}
-	s.queue, s.pending = nil, nil
-	s.mu.Unlock()
-	for _, c := range calls {
-		c.last = proto.Errorf(proto.CodeUnavailable, "node %s: %v", s.node, err)
-		s.relay.locator.Forget(c.rng, s.node)
-		s.relay.again(c)
-	}
-}
-
-func (s *relayStream) serve(ctx context.Context, cancel context.CancelFunc) error {
-	conn, err := s.relay.dialer.Conn(s.node)
-	if err != nil {
-		return err
-	}
-	opening := time.AfterFunc(relayAttempt, cancel)
-	stream, err := cellpb.NewChatClient(conn).Relay(ctx)
-	if !opening.Stop() && err == nil {
-		err = context.DeadlineExceeded
-	}
-	if err != nil {
-		return err
-	}
-	var beside sync.WaitGroup
-	defer beside.Wait()
-	defer cancel()
-	beside.Go(func() { s.sweep(ctx) })
-	beside.Go(func() {
-		defer cancel()
-		for {
-			batch, err := stream.Recv()
-			if err != nil {
-				return
-			}
-			for _, reply := range batch.Replies {
-				s.reply(reply)
-			}
+	r.mu.Unlock()
+	time.AfterFunc(c.pause, func() {
+		r.mu.Lock()
+		_, mine := c.lane.sent[c]
+		if mine = mine && c.attempt == nil; mine {
+			c.lane.unsend(c)
+		}
+		r.mu.Unlock()
+		if mine {
+			r.flow(c.lane)
 		}
 	})
-	if err := stream.Send(&cellpb.RelayBatch{From: string(s.relay.self)}); err != nil {
-		return err
-	}
-	for {
-		for requests := s.take(); requests != nil; requests = s.take() {
-			if err := stream.Send(&cellpb.RelayBatch{Requests: requests}); err != nil {
-				return err
-			}
-		}
-		select {
-		case <-s.wake:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
-}
-
-// sweep looks at deadlines. It has a goroutine of its own, because writing to
-// a node that is asleep blocks.
-func (s *relayStream) sweep(ctx context.Context) {
-	tick := time.NewTicker(relaySweep)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-			s.expire()
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-func (s *relayStream) reply(reply *cellpb.RelayReply) {
-	s.mu.Lock()
-	c := s.pending[reply.Id]
-	delete(s.pending, reply.Id)
-	s.mu.Unlock()
-	if c != nil {
-		s.relay.answered(s.node, c, reply)
-	}
-}
-
-// expire takes back the attempts that have been unanswered for too long.
-func (s *relayStream) expire() {
-	now := time.Now()
-	var late []*relayCall
-	over := func(c *relayCall) bool {
-		if !now.After(c.expires) && !now.After(c.deadline) {
-			return false
-		}
-		late = append(late, c)
-		return true
-	}
-	s.mu.Lock()
-	for id, c := range s.pending {
-		if over(c) {
-			delete(s.pending, id)
-		}
-	}
-	s.queue = slices.DeleteFunc(s.queue, over)
-	s.mu.Unlock()
-	for _, c := range late {
-		c.last = proto.Errorf(proto.CodeUnavailable, "node %s does not answer", s.node)
-		s.relay.locator.Forget(c.rng, s.node)
-		s.relay.again(c)
-	}
 }
