@@ -57,6 +57,31 @@ func TestMergeTallies(t *testing.T) {
 	}
 }
 
+// Refusals count by kind, while it is measured, over all processes.
+func TestRefusalsByKind(t *testing.T) {
+	cfg := &RunConfig{Duration: time.Hour, WarmUp: time.Second}
+	whole := newLoad(cfg, nil, plan{}, nil)
+	for range 2 {
+		part := newLoad(cfg, nil, plan{}, nil)
+		part.start = time.Now()
+		part.countRefusal(proto.Errorf(proto.CodeNotReady, "while warming up"))
+		part.start = part.start.Add(-2 * time.Second)
+		part.countRefusal(proto.Errorf(proto.CodeOverloaded, "later"))
+		part.countRefusal(proto.Errorf(proto.CodeAfterUnknown, "not yet"))
+		part.countRefusal(proto.Errorf(proto.CodeOverloaded, "later"))
+		r, err := part.report(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := whole.merge(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, want := whole.refusalCounts(), map[string]int{"overloaded": 4, "after_unknown": 2}; !reflect.DeepEqual(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
+
 func TestMergeMeters(t *testing.T) {
 	m := newMeter(0, time.Second, 50*time.Millisecond)
 	for i := range 2 {

@@ -74,6 +74,7 @@ type loadReport struct {
 	Disconnects int64          `json:"disconnects"`
 	Resyncs     int64          `json:"resyncs"`
 	Errors      map[string]int `json:"errors"`
+	Refusals    map[string]int `json:"refusals"`
 	Unsettled   string         `json:"unsettled,omitempty"`
 }
 
@@ -170,7 +171,7 @@ func (m *meter) merge(r *stepReport) error {
 // report packs what l saw.
 func (l *load) report(unsettled error) (*loadReport, error) {
 	out := &loadReport{
-		Sent: l.sent.Load(), Acked: l.ackedAll.Load(), Disconnects: l.disconnects.Load(), Resyncs: l.resyncs.Load(), Errors: l.errorCounts(),
+		Sent: l.sent.Load(), Acked: l.ackedAll.Load(), Disconnects: l.disconnects.Load(), Resyncs: l.resyncs.Load(), Errors: l.errorCounts(), Refusals: l.refusalCounts(),
 	}
 	if unsettled != nil {
 		out.Unsettled = unsettled.Error()
@@ -206,6 +207,9 @@ func (l *load) merge(r *loadReport) error {
 	defer l.mu.Unlock()
 	for kind, n := range r.Errors {
 		l.errors[kind] += n
+	}
+	for kind, n := range r.Refusals {
+		l.refusals[kind] += n
 	}
 	return nil
 }

@@ -100,15 +100,15 @@ type load struct {
 	refused      func(*proto.Error)              // told of each refusal; nil: nobody
 	turned       func(p *person, s client.State) // told of each change of a connection; nil: nobody
 	sent         atomic.Int64                    // measured messages
-	refusals     atomic.Int64                    // "retry later", of measured messages that were acknowledged
 	ackedAll     atomic.Int64
 	resyncs      atomic.Int64
 	outstanding  atomic.Int64
 	disconnects  atomic.Int64
 	quiet        atomic.Bool // closing: losses do not count
 
-	mu     sync.Mutex     // guards errors
-	errors map[string]int // by kind
+	mu       sync.Mutex     // guards the fields below
+	errors   map[string]int // by kind
+	refusals map[string]int // "retry later" while it was measured, by kind
 }
 
 // share is which messages of a load are this process's: every of-th, from
@@ -125,7 +125,7 @@ func (s share) part(n int) int {
 }
 
 func newLoad(cfg *RunConfig, tlsConfig *tls.Config, p plan, accounts []account) *load {
-	l := &load{cfg: cfg, tls: tlsConfig, plan: p, recorder: history.NewRecorder(), ack: newTally(), accepted: newTally(), deliver: newTally(), lag: newTally(), errors: map[string]int{}}
+	l := &load{cfg: cfg, tls: tlsConfig, plan: p, recorder: history.NewRecorder(), ack: newTally(), accepted: newTally(), deliver: newTally(), lag: newTally(), errors: map[string]int{}, refusals: map[string]int{}}
 	l.ctx, l.stop = context.WithCancel(context.Background())
 	for _, a := range accounts {
 		l.people = append(l.people, &person{account: a, record: l.recorder.Device(a.User, a.Device)})
@@ -154,7 +154,7 @@ func (l *load) join(ctx context.Context, p *person) error {
 		Subscribe: true,
 		OnUpdate:  func(u client.Update) { l.received(p, u) },
 		OnBody:    func(u client.Update) { p.record.BodyReceived(u.Pts, u.Event); l.delivered(p, u.Event) },
-		OnRefused: l.refused,
+		OnRefused: l.countRefusal,
 		OnResync:  func(r client.Resync) { l.resyncs.Add(1); p.record.Resynced(r.Incarnation, r.Pts) },
 		OnState: func(s client.State, _ error) {
 			if l.turned != nil {
@@ -273,9 +273,6 @@ func (l *load) post(n int64, at time.Duration) func() {
 		took := time.Since(l.start) - at
 		l.ack.add(at, took, l.isMeasured(at))
 		l.accepted.add(at, pending.Took(), l.isMeasured(at))
-		if l.isMeasured(at) {
-			l.refusals.Add(int64(pending.Refusals()))
-		}
 		if l.pauses != nil && l.pauses.touches(l.ids[i], p.account.User) {
 			l.pauses.add(wait{p.account.User, at, took})
 		}
@@ -299,6 +296,25 @@ func (l *load) errorCounts() map[string]int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return maps.Clone(l.errors)
+}
+
+// countRefusal is told of each refusal after which a client sends again.
+func (l *load) countRefusal(e *proto.Error) {
+	if l.refused != nil {
+		l.refused(e)
+	}
+	if !l.isMeasured(time.Since(l.start)) {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.refusals[e.Code.String()]++
+}
+
+func (l *load) refusalCounts() map[string]int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return maps.Clone(l.refusals)
 }
 
 // errorKind names errors so that equal ones can be counted.

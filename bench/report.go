@@ -31,7 +31,7 @@ func (l *load) notes(c *cluster, m measured) []note {
 	if q := l.accepted.quantiles(); q != nil {
 		out = append(out,
 			note{"from the sending that was accepted to its acknowledgement", fmt.Sprintf("p50 %.2f ms, p99 %.2f ms, at most %.2f ms", q.P50, q.P99, q.Max)},
-			note{"refused \"retry later\" and sent again, part of every latency below", fmt.Sprintf("%d times", l.refusals.Load())},
+			note{"refused \"retry later\" and sent again, part of every latency below", kinds(l.refusalCounts())},
 		)
 	}
 	if m.from.missing != nil || m.to.missing != nil {

@@ -40,7 +40,8 @@ type Result struct {
 	Doubled     int            `json:"doubled"`
 	Reordered   int            `json:"reordered"`
 	Disconnects int64          `json:"disconnects"`
-	Errors      map[string]int `json:"errors"` // by kind, over the whole run
+	Errors      map[string]int `json:"errors"`             // by kind, over the whole run
+	Refusals    map[string]int `json:"refusals,omitempty"` // "retry later", by kind, in the measured time; clients sent again
 
 	AckMs     *Quantiles `json:"ack_ms"`
 	DeliverMs *Quantiles `json:"deliver_ms"`

@@ -195,7 +195,7 @@ func (l *load) result(c *cluster, m measured, violations []history.Violation) *R
 	r := &Result{
 		Mode: l.mode(), Commit: version.Commit(), Command: cfg.Command, Machine: machine(), Transport: string(cfg.Transport), Placement: cfg.Placement,
 		Connections: len(l.people), OfferedRate: cfg.Rate, Sent: l.sent.Load(), Acked: l.ack.count(), Received: l.deliver.count(),
-		Disconnects: l.disconnects.Load(), Errors: l.errorCounts(), AckMs: l.ack.quantiles(), DeliverMs: l.deliver.quantiles(),
+		Disconnects: l.disconnects.Load(), Errors: l.errorCounts(), Refusals: l.refusalCounts(), AckMs: l.ack.quantiles(), DeliverMs: l.deliver.quantiles(),
 		PauseMs:           l.pauses.quantiles(),
 		ConnectsPerSecond: some(round(float64(len(l.people)) / m.connecting.Seconds())),
 	}
