@@ -137,12 +137,14 @@ func (e *Engine) open(name string, logger *slog.Logger) (*pebble.DB, error) {
 	if err := checkLogs(dir, e.fs); err != nil {
 		return nil, err
 	}
+	pacer := &pacer{memtable: e.cfg.MemtableBytes}
 	opts := &pebble.Options{
-		FS:                 e.fs,
-		Cache:              e.cache,
-		MemTableSize:       uint64(e.cfg.MemtableBytes),
-		FormatMajorVersion: pebble.FormatNewest, // older ones refuse IngestAndExcise
-		Logger:             pebbleLogger{logger: logger.With("store", dir), fatal: e.fatal},
+		FS:                          pacedFS{e.fs, pacer},
+		Cache:                       e.cache,
+		MemTableSize:                uint64(e.cfg.MemtableBytes),
+		MemTableStopWritesThreshold: memtablesStop,
+		FormatMajorVersion:          pebble.FormatNewest, // older ones refuse IngestAndExcise
+		Logger:                      pebbleLogger{logger: logger.With("store", dir), fatal: e.fatal},
 		// A damaged block is an error for whoever reads it, and stops the
 		// replicas it concerns. Pebble's default is to stop everything.
 		EventListener: &pebble.EventListener{DataCorruption: func(info pebble.DataCorruptionInfo) {
@@ -163,6 +165,7 @@ func (e *Engine) open(name string, logger *slog.Logger) (*pebble.DB, error) {
 	db, err := pebble.Open(dir, opts)
 	switch {
 	case err == nil:
+		pacer.db.Store(db)
 		return db, nil
 	case isLocked(err):
 		return nil, fmt.Errorf("engine: %s is used by another process: stop it or choose another data directory", dir)
