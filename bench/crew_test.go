@@ -88,7 +88,7 @@ func TestMergeMeters(t *testing.T) {
 		part := newMeter(0, time.Second, 50*time.Millisecond)
 		part.sent(0, time.Millisecond)
 		part.sent(2*time.Second, time.Millisecond) // not in the step
-		part.acked(0, time.Duration(40+20*i)*time.Millisecond)
+		part.acked(0, time.Duration(40+20*i)*time.Millisecond, time.Duration(10+20*i)*time.Millisecond)
 		part.refused(proto.Errorf(proto.CodeOverloaded, "later"))
 		r, err := part.report()
 		if err != nil {
@@ -99,7 +99,7 @@ func TestMergeMeters(t *testing.T) {
 		}
 	}
 	s := m.step("growing", 2, usage{}, usage{})
-	if s.Due != 2 || s.InBar != 1 || s.Late != 1 || s.Unanswered != 0 || s.Refusals[proto.CodeOverloaded.String()] != 2 || s.AckMs.Max < 59 || s.LagMs.P50 < 0.9 {
+	if s.Due != 2 || s.InBar != 1 || s.Late != 1 || s.Unanswered != 0 || s.Refusals[proto.CodeOverloaded.String()] != 2 || s.AckMs.Max < 59 || s.AcceptedMs.P50 > 11 || s.AcceptedMs.Max < 29 || s.LagMs.P50 < 0.9 {
 		t.Errorf("%+v, %+v", s, s.AckMs)
 	}
 }

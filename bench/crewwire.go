@@ -57,6 +57,7 @@ type crewReport struct {
 type stepReport struct {
 	Ack      []byte         `json:"ack"`
 	Lag      []byte         `json:"lag"`
+	Accepted []byte         `json:"accepted"`
 	Due      int64          `json:"due"`
 	InBar    int64          `json:"in_bar"`
 	Refusals map[string]int `json:"refusals"`
@@ -147,7 +148,11 @@ func (m *meter) report() (*stepReport, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &stepReport{Ack: ack, Lag: lag, Due: m.due, InBar: m.inBar, Refusals: m.refusals}, nil
+	accepted, err := packHistogram(m.accepted)
+	if err != nil {
+		return nil, err
+	}
+	return &stepReport{Ack: ack, Lag: lag, Accepted: accepted, Due: m.due, InBar: m.inBar, Refusals: m.refusals}, nil
 }
 
 // merge adds what another process's meter of the same step saw.
@@ -158,6 +163,9 @@ func (m *meter) merge(r *stepReport) error {
 		return err
 	}
 	if err := mergeHistogram(m.lag, r.Lag); err != nil {
+		return err
+	}
+	if err := mergeHistogram(m.accepted, r.Accepted); err != nil {
 		return err
 	}
 	m.due += r.Due

@@ -124,6 +124,9 @@ func limitsSummary(r *Result) string {
 		if o.AckMs != nil {
 			fmt.Fprintf(&b, ", with p99 %s", duration(o.AckMs.P99))
 		}
+		if o.AcceptedMs != nil && len(o.Refusals) > 0 {
+			fmt.Fprintf(&b, " from when they were due and %s from the sending that was accepted", duration(o.AcceptedMs.P99))
+		}
 		fmt.Fprintf(&b, "; refusals, after which clients sent again: %s.", kinds(o.Refusals))
 	}
 	return b.String()

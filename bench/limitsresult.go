@@ -63,6 +63,7 @@ type LimitStep struct {
 	Unanswered int64          `json:"unanswered"`          // failed, or never sent
 	AckedPS    float64        `json:"acked_per_s"`         // in the measured time, whenever due
 	AckMs      *Quantiles     `json:"ack_ms"`              // of what was acknowledged
+	AcceptedMs *Quantiles     `json:"accepted_ms"`         // the same from the sending that was accepted: without what clients waited after refusals
 	LagMs      *Quantiles     `json:"lag_ms"`              // of the generator behind its schedule
 	Refusals   map[string]int `json:"refusals"`            // by kind; the client sends these again
 	BusyShare  *float64       `json:"busy_share"`          // of the machine's CPUs

@@ -91,20 +91,22 @@ type load struct {
 
 	start        time.Time // of sending; set before the first message
 	ack, deliver *tally
-	accepted     *tally                          // from the sending that was accepted to the acknowledgement
-	lag          *tally                          // of the generator behind its schedule
-	pauses       *pauses                         // of a range that moves; nil: none does
-	marks        []mark                          // events to draw
-	beside       func(context.Context) error     // what is done under the load, which ends with it; nil: it ends by time
-	observe      func(at, took time.Duration)    // told of each acknowledgement; nil: nobody
-	refused      func(*proto.Error)              // told of each refusal; nil: nobody
-	turned       func(p *person, s client.State) // told of each change of a connection; nil: nobody
-	sent         atomic.Int64                    // measured messages
-	ackedAll     atomic.Int64
-	resyncs      atomic.Int64
-	outstanding  atomic.Int64
-	disconnects  atomic.Int64
-	quiet        atomic.Bool // closing: losses do not count
+	accepted     *tally                      // from the sending that was accepted to the acknowledgement
+	lag          *tally                      // of the generator behind its schedule
+	pauses       *pauses                     // of a range that moves; nil: none does
+	marks        []mark                      // events to draw
+	beside       func(context.Context) error // what is done under the load, which ends with it; nil: it ends by time
+	// observe is told of each acknowledgement: when the message was due, and how
+	// long it took from then and from the sending that was accepted. nil: nobody is.
+	observe     func(at, took, accepted time.Duration)
+	refused     func(*proto.Error)              // told of each refusal; nil: nobody
+	turned      func(p *person, s client.State) // told of each change of a connection; nil: nobody
+	sent        atomic.Int64                    // measured messages
+	ackedAll    atomic.Int64
+	resyncs     atomic.Int64
+	outstanding atomic.Int64
+	disconnects atomic.Int64
+	quiet       atomic.Bool // closing: losses do not count
 
 	mu       sync.Mutex     // guards the fields below
 	errors   map[string]int // by kind
@@ -278,7 +280,7 @@ func (l *load) post(n int64, at time.Duration) func() {
 		}
 		l.ackedAll.Add(1)
 		if l.observe != nil {
-			l.observe(at, took)
+			l.observe(at, took, pending.Took())
 		}
 		record.Acked(sent.Seq, sent.Time, sent.ClientMsgID)
 		p.expected.Add(1)

@@ -35,13 +35,14 @@ type meter struct {
 
 	mu       sync.Mutex // guards the fields below
 	ack, lag *hdrhistogram.Histogram
+	accepted *hdrhistogram.Histogram // from the sending that was accepted
 	due      int64
 	inBar    int64
 	refusals map[string]int
 }
 
 func newMeter(from, to, bar time.Duration) *meter {
-	return &meter{from: from, to: to, bar: bar, ack: newHistogram(3), lag: newHistogram(3), refusals: map[string]int{}}
+	return &meter{from: from, to: to, bar: bar, ack: newHistogram(3), lag: newHistogram(3), accepted: newHistogram(3), refusals: map[string]int{}}
 }
 
 func (m *meter) sent(at, lag time.Duration) {
@@ -54,7 +55,7 @@ func (m *meter) sent(at, lag time.Duration) {
 	_ = m.lag.RecordValue(min(max(lag.Microseconds(), 1), latencyMax.Microseconds()))
 }
 
-func (m *meter) acked(at, took time.Duration) {
+func (m *meter) acked(at, took, accepted time.Duration) {
 	if at < m.from || at >= m.to {
 		return
 	}
@@ -64,6 +65,7 @@ func (m *meter) acked(at, took time.Duration) {
 		m.inBar++
 	}
 	_ = m.ack.RecordValue(min(max(took.Microseconds(), 1), latencyMax.Microseconds()))
+	_ = m.accepted.RecordValue(min(max(accepted.Microseconds(), 1), latencyMax.Microseconds()))
 }
 
 func (m *meter) refused(e *proto.Error) {
@@ -92,9 +94,9 @@ func (s *steps) current() *meter {
 	return s.meter
 }
 
-func (s *steps) observe(at, took time.Duration) {
+func (s *steps) observe(at, took, accepted time.Duration) {
 	if m := s.current(); m != nil {
-		m.acked(at, took)
+		m.acked(at, took, accepted)
 	}
 }
 
@@ -198,7 +200,7 @@ func (m *meter) step(phase string, rate float64, from, to usage) LimitStep {
 	defer m.mu.Unlock()
 	out := LimitStep{
 		Phase: phase, OfferedPS: rate, Seconds: round((m.to - m.from).Seconds()), Due: m.due, InBar: m.inBar, Late: m.ack.TotalCount() - m.inBar,
-		Unanswered: m.due - m.ack.TotalCount(), AckMs: quantilesOf(m.ack), LagMs: quantilesOf(m.lag), Refusals: m.refusals,
+		Unanswered: m.due - m.ack.TotalCount(), AckMs: quantilesOf(m.ack), AcceptedMs: quantilesOf(m.accepted), LagMs: quantilesOf(m.lag), Refusals: m.refusals,
 	}
 	if from.missing == nil && to.missing == nil && to.busy+to.idle > from.busy+from.idle {
 		busy, idle := to.busy-from.busy, to.idle-from.idle
