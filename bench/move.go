@@ -19,8 +19,9 @@ import (
 const (
 	// moveTimeout bounds one move: a range of a benchmark is small.
 	moveTimeout = 5 * time.Minute
-	// moveLook is how often it is asked how far a move is.
-	moveLook = 20 * time.Millisecond
+	// moveLook is how often it is asked how far a move is. Each time the range's
+	// nodes are asked too: more often is a load of its own.
+	moveLook = 50 * time.Millisecond
 	// moveMargin is what a pause is looked for in beside the time in which
 	// the move was seen to change the owner.
 	moveMargin = 250 * time.Millisecond

@@ -1,6 +1,7 @@
 package operator
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -85,26 +86,43 @@ func estimate(p move.Plan, size uint64) *controlpb.MoveEstimate {
 
 // ListMoves lists moves, the newest last.
 func (s *Service) ListMoves(ctx context.Context, req *controlpb.ListMovesRequest) (*controlpb.ListMovesReply, error) {
-	v := s.Cluster.View()
-	reply := &controlpb.ListMovesReply{Moves: moveStatuses(v, s.ask(ctx, v), func(rec *controlpb.MoveRecord) bool {
+	moves := s.moveStatuses(ctx, s.Cluster.View(), func(rec *controlpb.MoveRecord) bool {
 		return req.Move == "" || rec.Move == req.Move
-	})}
-	if req.Move != "" && len(reply.Moves) == 0 {
+	})
+	if req.Move != "" && len(moves) == 0 {
 		return nil, controlclient.ToStatus(proto.Errorf(proto.CodeBadRequest, "there is no move %.40q: `waggle moves ls` lists them", req.Move))
 	}
-	return reply, nil
+	return &controlpb.ListMovesReply{Moves: moves}, nil
 }
 
-func moveStatuses(v *controlclient.View, rs reports, want func(*controlpb.MoveRecord) bool) []*controlpb.MoveStatus {
-	byRange := rs.ranges()
-	out := []*controlpb.MoveStatus{}
+// moveStatuses are the moves that are wanted, by number. It asks only the nodes
+// that have to do with them, and only of their ranges: whoever watches a move
+// asks often.
+func (s *Service) moveStatuses(ctx context.Context, v *controlclient.View, want func(*controlpb.MoveRecord) bool) []*controlpb.MoveStatus {
+	var moves []*controlpb.MoveRecord
+	var nodes []proto.NodeID
+	var ranges []uint64
 	for _, rec := range v.Moves {
-		if want(rec) {
-			out = append(out, moveStatus(rec, byRange[proto.RangeID(rec.Range)]))
+		if !want(rec) {
+			continue
 		}
+		moves, ranges = append(moves, rec), append(ranges, rec.Range)
+		for _, r := range slices.Concat(rec.Add, rec.Drop, v.Ranges[proto.RangeID(rec.Range)].GetReplicas()) {
+			nodes = append(nodes, proto.NodeID(r.Node))
+		}
+	}
+	byRange := s.askRanges(ctx, v, distinct(nodes), distinct(ranges)).ranges()
+	out := []*controlpb.MoveStatus{}
+	for _, rec := range moves {
+		out = append(out, moveStatus(rec, byRange[proto.RangeID(rec.Range)]))
 	}
 	slices.SortFunc(out, func(a, b *controlpb.MoveStatus) int { return mover.CompareNames(a.Move, b.Move) })
 	return out
+}
+
+func distinct[T cmp.Ordered](list []T) []T {
+	slices.Sort(list)
+	return slices.Compact(list)
 }
 
 // moveStatus joins a record with what the range's leader says.

@@ -36,23 +36,58 @@ type report struct {
 // reports are what the nodes of cells say of themselves.
 type reports map[proto.NodeID]report
 
-// ask collects the reports of the cells' nodes that are believed alive; those
-// believed gone are asked too when etcd was not heard since the start.
+// ask collects the reports of all cells' nodes.
 func (s *Service) ask(ctx context.Context, v *controlclient.View) reports {
+	nodes := make([]proto.NodeID, 0, len(v.Nodes))
+	for id := range v.Nodes {
+		nodes = append(nodes, id)
+	}
+	return s.askEach(ctx, v, nodes, func(ctx context.Context, client cellpb.NodeClient) (r report) {
+		ranges, err := client.Ranges(ctx, &cellpb.RangesRequest{})
+		if err != nil {
+			return r
+		}
+		r.answered, r.replicas = true, ranges.Replicas
+		if sessions, err := client.Sessions(ctx, &cellpb.SessionsRequest{LoadSeconds: latency.Seconds}); err == nil {
+			r.sessions, r.loads = sessions.Sessions, sessions.Loads
+		}
+		return r
+	})
+}
+
+// askRanges collects what these nodes say of these ranges, with what their
+// leaders know of the other replicas.
+func (s *Service) askRanges(ctx context.Context, v *controlclient.View, nodes []proto.NodeID, ranges []uint64) reports {
+	if len(ranges) == 0 {
+		return reports{} // an empty list would ask for all
+	}
+	return s.askEach(ctx, v, nodes, func(ctx context.Context, client cellpb.NodeClient) report {
+		reply, err := client.Ranges(ctx, &cellpb.RangesRequest{Ranges: ranges})
+		return report{answered: err == nil, replicas: reply.GetReplicas()}
+	})
+}
+
+// askEach asks those of the nodes that are of a cell and believed alive; those
+// believed gone are asked too when etcd was not heard since the start.
+func (s *Service) askEach(ctx context.Context, v *controlclient.View, nodes []proto.NodeID, one func(context.Context, cellpb.NodeClient) report) reports {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	out := reports{}
 	var mu sync.Mutex // guards out
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, asksAtOnce)
-	for id, n := range v.Nodes {
+	for _, id := range nodes {
+		n := v.Nodes[id]
 		if n.Record.GetCell() == "" || !n.Alive && v.Revision != 0 {
 			continue
 		}
 		slots <- struct{}{} // freed within askTimeout
 		wg.Go(func() {
 			defer func() { <-slots }()
-			r := s.askNode(ctx, id)
+			var r report
+			if conn, err := s.Dialer.Conn(id); err == nil {
+				r = one(ctx, cellpb.NewNodeClient(conn))
+			}
 			mu.Lock()
 			defer mu.Unlock()
 			out[id] = r
@@ -60,23 +95,6 @@ func (s *Service) ask(ctx context.Context, v *controlclient.View) reports {
 	}
 	wg.Wait()
 	return out
-}
-
-func (s *Service) askNode(ctx context.Context, id proto.NodeID) (r report) {
-	conn, err := s.Dialer.Conn(id)
-	if err != nil {
-		return r
-	}
-	client := cellpb.NewNodeClient(conn)
-	ranges, err := client.Ranges(ctx, &cellpb.RangesRequest{})
-	if err != nil {
-		return r
-	}
-	r.answered, r.replicas = true, ranges.Replicas
-	if sessions, err := client.Sessions(ctx, &cellpb.SessionsRequest{LoadSeconds: latency.Seconds}); err == nil {
-		r.sessions, r.loads = sessions.Sessions, sessions.Loads
-	}
-	return r
 }
 
 // rangeReport is what all nodes together say of one range.

@@ -69,7 +69,7 @@ func (s *Service) Status(ctx context.Context, _ *controlpb.StatusRequest) (*cont
 		Mode: s.Mode, Cluster: s.Name, Version: s.Version,
 		Cells: cellStatuses(v, rs), Nodes: nodeStatuses(v, rs), Edges: edgeStatuses(v),
 		Ranges: uint64(len(v.Ranges)), RangesWithoutLeader: leaderless(v, rs), Problems: problems(v, rs),
-		Moves: moveStatuses(v, rs, func(rec *controlpb.MoveRecord) bool { return !move.Phase(rec.State).Over() }),
+		Moves: s.moveStatuses(ctx, v, func(rec *controlpb.MoveRecord) bool { return !move.Phase(rec.State).Over() }),
 	}
 	reply.Canary = s.lastCanary(ctx)
 	if reply.Canary.GetError() != "" {

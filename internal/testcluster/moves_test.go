@@ -425,3 +425,34 @@ func TestMoveMatrixLong(t *testing.T) {
 		}
 	}
 }
+
+// While a range is copied, `moves ls` and `status` tell how far that is.
+func TestAMoveTellsHowFarItIs(t *testing.T) {
+	c := Start(t, devcluster.Options{})
+	ann, bob := c.AddUser("moved", "c1"), c.AddUser("friend", "c1")
+	if _, err := c.Connect(ann, client.TCP, nil).Send(c.Context(), proto.DirectThread(ann.ID, bob.ID).String(), "hello"); err != nil {
+		t.Fatal(err)
+	}
+	id := c.Move(ann.ID.Range(), "c2")
+	// The new replica must keep up for a second before the range changes owner.
+	c.Until("the copy is said to be complete", func() error {
+		list, err := c.verbs.ListMoves(c.Context(), &controlpb.ListMovesRequest{Move: id})
+		if err != nil {
+			return err
+		}
+		all, err := c.verbs.Status(c.Context(), &controlpb.StatusRequest{})
+		if err != nil {
+			return err
+		}
+		for _, moves := range [][]*controlpb.MoveStatus{list.Moves, all.Moves} {
+			if len(moves) != 1 {
+				return fmt.Errorf("%d moves are listed", len(moves))
+			}
+			if m := moves[0]; m.State != "ready" || m.Percent != 100 || m.LagEntries > 64 {
+				return fmt.Errorf("it is %s, at %.0f %%", m.State, m.Percent)
+			}
+		}
+		return nil
+	})
+	c.UntilMove(id, "done")
+}
