@@ -8,10 +8,10 @@ const (
 	window = 50 * time.Millisecond
 	// lateAfter is the lateness, of one sample in ten, from which on content is
 	// held back. A message passes about eight steps of a node and an edge, and
-	// timers alone are late by up to 1 ms (the resolution of epoll). At 2 ms
-	// ten uploads kept half the rate, for p99 of messages 10 to 13 ms, not 13
-	// to 14 (docs/PERFORMANCE.md).
-	lateAfter = 4 * time.Millisecond
+	// timers alone are late by up to 1 ms (the resolution of epoll). At 4 ms
+	// ten uploads were no faster, and p99 of messages beside them was 18 to 19
+	// ms, not 14 to 16 (docs/PERFORMANCE.md).
+	lateAfter = 2 * time.Millisecond
 	// FloorBytesPerSecond is the least rate: whatever else happens, transfers
 	// come to an end. What passes an edge and a node of one process
 	// counts twice, and then has 8 MiB/s.
