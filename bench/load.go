@@ -313,9 +313,13 @@ func (l *load) countRefusal(e *proto.Error) {
 	l.refusals[e.Code.String()]++
 }
 
+// refusalCounts is nil where there were none: then result.json has no such key.
 func (l *load) refusalCounts() map[string]int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if len(l.refusals) == 0 {
+		return nil
+	}
 	return maps.Clone(l.refusals)
 }
 
