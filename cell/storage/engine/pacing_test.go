@@ -96,7 +96,6 @@ func TestAStoreThatIsBehind(t *testing.T) {
 	}
 	p.db.Store(e.State)
 	fill := func(key byte) { // a memtable and a little
-
 		for range 4 {
 			if err := e.State.Set([]byte{key}, bytes.Repeat([]byte{1}, memtable/4), pebble.NoSync); err != nil {
 				t.Fatal(err)
