@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -25,7 +24,8 @@ const (
 	// moveMargin is what a pause is looked for in beside the time in which
 	// the move was seen to change the owner.
 	moveMargin = 250 * time.Millisecond
-	// rangeAuto is the range where most of the run's users landed.
+	// rangeAuto is the range where most of the run's users landed, of those
+	// that are not where it is to move.
 	rangeAuto = "auto"
 )
 
@@ -77,7 +77,7 @@ func Move(ctx context.Context, cfg MoveConfig) (*Result, error) {
 	}
 	defer c.close()
 	defer l.close()
-	mv, err := newMoves(c, l, cfg)
+	mv, err := newMoves(ctx, c, l, cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -101,47 +101,69 @@ type moves struct {
 	c      *cluster
 	l      *load
 	rng    uint64
+	home   string // the cell it comes from
 	pauses *pauses
 	marks  []mark
 	failed error
 }
 
-func newMoves(c *cluster, l *load, cfg MoveConfig) (*moves, error) {
-	m := &moves{cfg: cfg, c: c, l: l}
+func newMoves(ctx context.Context, c *cluster, l *load, cfg MoveConfig) (*moves, error) {
 	users := map[uint64]int{}
 	for _, p := range l.people {
 		users[uint64(p.account.User.Range())]++
 	}
-	if cfg.Range == rangeAuto {
-		for r, n := range users {
-			if n > users[m.rng] || n == users[m.rng] && r < m.rng {
-				m.rng = r
-			}
-		}
-	} else {
-		m.rng, _ = strconv.ParseUint(cfg.Range, 10, 64)
+	reply, err := c.operator.ListRanges(ctx, &controlpb.ListRangesRequest{})
+	if err != nil {
+		return nil, c.explain(err)
 	}
-	if users[m.rng] == 0 {
-		return nil, fmt.Errorf("none of the %d users landed in range %d: --range %s takes the one with most", len(l.people), m.rng, rangeAuto)
+	m := &moves{cfg: cfg, c: c, l: l}
+	if m.rng, m.home, err = chooseRange(cfg, users, reply.Ranges); err != nil {
+		return nil, err
 	}
-	cfg.say("range %d, with %d of the %d users", m.rng, users[m.rng], len(l.people))
+	cfg.say("range %d, with %d of the %d users, is in cell %s", m.rng, users[m.rng], len(l.people), m.home)
 	m.pauses = &pauses{rng: proto.RangeID(m.rng)}
 	return m, nil
 }
 
+// chooseRange is the range to move, and the cell it is in. users are those of
+// the run, by range.
+func chooseRange(cfg MoveConfig, users map[uint64]int, ranges []*controlpb.RangeStatus) (rng uint64, home string, err error) {
+	homes := map[uint64]string{}
+	for _, r := range ranges {
+		homes[r.Range] = r.Cell
+	}
+	if cfg.Range == rangeAuto {
+		for r, n := range users {
+			if cell := homes[r]; cell == "" || cell == cfg.To {
+				continue
+			}
+			if n > users[rng] || n == users[rng] && r < rng {
+				rng = r
+			}
+		}
+		if rng == 0 {
+			return 0, "", fmt.Errorf("all users of the run are in cell %s already: more of them (--pairs), or another cell", cfg.To)
+		}
+		return rng, homes[rng], nil
+	}
+	rng, _ = strconv.ParseUint(cfg.Range, 10, 64)
+	switch home = homes[rng]; {
+	case home == "":
+		return 0, "", fmt.Errorf("there is no range %d: `waggle ranges ls` lists them", rng)
+	case home == cfg.To:
+		return 0, "", fmt.Errorf("range %d is in cell %s already", rng, home)
+	case users[rng] == 0:
+		return 0, "", fmt.Errorf("none of the run's users landed in range %d: --range %s takes the one with most", rng, rangeAuto)
+	}
+	return rng, home, nil
+}
+
 // run makes the moves, one after the other.
 func (m *moves) run(ctx context.Context) error {
-	home, err := m.cell(ctx)
-	if err != nil {
-		return err
-	}
-	if home == m.cfg.To {
-		return fmt.Errorf("range %d is in cell %s already", m.rng, home)
-	}
 	for i := range m.cfg.Times {
 		to := m.cfg.To
 		if i%2 == 1 {
-			to = home
+			to = m.home
 		}
 		if i > 0 && !pause(ctx, m.cfg.Rest) {
 			return ctx.Err()
@@ -162,19 +184,6 @@ func pause(ctx context.Context, d time.Duration) bool {
 	case <-ctx.Done():
 		return false
 	}
-}
-
-// cell is the cell that owns the range.
-func (m *moves) cell(ctx context.Context) (string, error) {
-	reply, err := m.c.operator.ListRanges(ctx, &controlpb.ListRangesRequest{})
-	if err != nil {
-		return "", m.c.explain(err)
-	}
-	i := slices.IndexFunc(reply.Ranges, func(r *controlpb.RangeStatus) bool { return r.Range == m.rng })
-	if i < 0 {
-		return "", fmt.Errorf("there is no range %d: `waggle ranges ls` lists them", m.rng)
-	}
-	return reply.Ranges[i].Cell, nil
 }
 
 // one makes one move and waits for its end.

@@ -194,7 +194,7 @@ func (a *app) move() *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&cfg.Range, "range", "auto", "`RANGE` to move; auto: the one where most of the run's users landed")
+	f.StringVar(&cfg.Range, "range", "auto", "`RANGE` to move; auto: the one where most of the run's users landed, of those outside --to")
 	f.StringVar(&cfg.To, "to", "", "`CELL` to move it to")
 	f.IntVar(&cfg.Times, "times", 1, "moves: there, back, there …")
 	f.DurationVar(&cfg.Rest, "rest", time.Second, "time between two moves")
