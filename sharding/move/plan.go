@@ -95,7 +95,7 @@ type State struct {
 	Plan
 	Phase        Phase
 	Since        time.Time         // in this phase
-	Version      uint64            // of the descriptor on which the last change was planned
+	Version      uint64            // of the descriptor on which the last change was planned, or that showed it made
 	OwnedEpoch   proto.Epoch       // the epoch the range had after the change
 	StandbyUntil time.Time         // when the old replicas are removed
 	Cleared      []proto.ReplicaID // replicas whose nodes said that they are deleted

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	pb "google.golang.org/protobuf/proto"
+
 	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
 )
@@ -351,13 +353,28 @@ func parsePlan(words []string) (Plan, error) {
 // not end the move with them left behind.
 func TestAnOldDescriptorEndsNothing(t *testing.T) {
 	now := time.Unix(1_000_000, 0)
-	s := State{Plan: Plan{ID: "m1", Range: 1, From: "c1", To: "c2", Epoch: 7, Add: []Member{{4, "n4"}}, Drop: []Member{{1, "n1"}}},
-		Phase: Standby, OwnedEpoch: 8, StandbyUntil: now.Add(-time.Second)}
-	old := &cellpb.Descriptor{Range: 1, Cell: "c1", Epoch: 7, Version: 21, NextReplica: 5, Replicas: []*cellpb.Replica{
+	d := &cellpb.Descriptor{Range: 1, Cell: "c1", Epoch: 7, Version: 20, NextReplica: 5, Replicas: []*cellpb.Replica{
 		{Id: 1, Node: "n1"}, {Id: 4, Node: "n4", Learner: true},
 	}}
-	next, effects, err := Step(s, Event{Now: now, Seen: Observation{Descriptor: old, Leader: 0}})
-	if err != nil || next.Phase != Standby || len(effects) > 0 || next.Wait == "" {
-		t.Errorf("after an old descriptor: %s, %v, wait %q, %v", next.Phase, effects, next.Wait, err)
+	for _, to := range []proto.CellID{"c2", "c1"} { // inside a cell the epoch stays
+		s := State{Plan: Plan{ID: "m1", Range: 1, From: "c1", To: to, Epoch: 7, Add: []Member{{4, "n4"}}, Drop: []Member{{1, "n1"}}}, Phase: Joint, Since: now}
+		o, joint := Observation{Descriptor: pb.CloneOf(d)}, &cellpb.EnterJoint{Promote: []uint64{4}, Demote: []uint64{1}}
+		if to != s.From {
+			joint.NextCell = string(to)
+		}
+		applyEffect(&o, Effect{Kind: ChangeRange, Change: &cellpb.ChangeReplicas{Change: &cellpb.ChangeReplicas_EnterJoint{EnterJoint: joint}}})
+		old := []*cellpb.Descriptor{d, pb.CloneOf(o.Descriptor)}
+		leaveJoint(&o)
+		o.Route = RouteOf(o.Descriptor)
+		s, _, err := Step(s, Event{Now: now, Seen: o})
+		if err != nil || s.Phase != Standby {
+			t.Fatalf("after the joint configuration: %s, %v", s.Phase, err)
+		}
+		for _, view := range old {
+			next, effects, err := Step(s, Event{Now: now.Add(time.Second), Seen: Observation{Descriptor: view}})
+			if err != nil || next.Phase != Standby || len(effects) > 0 || next.Wait == "" {
+				t.Errorf("to %s, after the descriptor of version %d: %s, %v, wait %q, %v", to, view.Version, next.Phase, effects, next.Wait, err)
+			}
+		}
 	}
 }

@@ -40,6 +40,9 @@ func Step(s State, e Event) (State, []Effect, error) {
 		s.Wait = fmt.Sprintf("no node answers for range %d", s.Range)
 		return s, nil, nil
 	}
+	if s.Wait = s.behind(e.Seen.Descriptor); s.Wait != "" {
+		return s, nil, nil
+	}
 	s = s.follow(e)
 	for {
 		next, effects := s.observe(e)
@@ -53,6 +56,19 @@ func Step(s State, e Event) (State, []Effect, error) {
 		}
 		s = next
 	}
+}
+
+// behind says what the newest descriptor that was seen lacks. Whoever goes on
+// with a move may have heard only of a replica that lags: by its word the range
+// is another's, old voters still vote, and learners are not there yet.
+func (s State) behind(d *cellpb.Descriptor) string {
+	switch known := max(s.Epoch, s.OwnedEpoch); {
+	case proto.Epoch(d.Epoch) < known:
+		return fmt.Sprintf("nobody has been heard of that knows epoch %d of the range", known)
+	case d.Version < s.Version:
+		return fmt.Sprintf("nobody has been heard of that knows version %d of the range's descriptor", s.Version)
+	}
+	return ""
 }
 
 func (s State) cancel(now time.Time) (State, []Effect, error) {
@@ -115,7 +131,7 @@ func (s State) follow(e Event) State {
 	switch {
 	case s.arrived(d):
 		s = s.to(Owned, e.Now)
-		s.OwnedEpoch = proto.Epoch(d.Epoch)
+		s.OwnedEpoch, s.Version = proto.Epoch(d.Epoch), d.Version
 	case InJoint(d) && s.mine(d) && s.Phase != Joint:
 		s = s.to(Joint, e.Now)
 	case proto.Epoch(d.Epoch) != s.Epoch && s.Phase != Cancelling:
@@ -141,12 +157,6 @@ func (s State) mine(d *cellpb.Descriptor) bool {
 
 // observe is one transition, or what is to be done in this phase.
 func (s State) observe(e Event) (State, []Effect) {
-	if epoch := proto.Epoch(e.Seen.Descriptor.GetEpoch()); epoch < s.OwnedEpoch {
-		// Whoever goes on with the move may have heard only of a replica that
-		// lags: by its word the old voters still vote.
-		s.Wait = fmt.Sprintf("nobody has been heard of that knows epoch %d of the range", s.OwnedEpoch)
-		return s, nil
-	}
 	switch s.Phase {
 	case Planned:
 		return s.plan(e), nil
