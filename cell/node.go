@@ -35,6 +35,7 @@ type Node struct {
 	storage *storage.Service // nil without the role
 	chat    *chat.Service    // nil without the role
 	server  *grpc.Server
+	routes  notice // to who hosts what
 
 	resource *resource.Server  // nil without the role
 	relay    *cellclient.Relay // of the resource role
@@ -80,7 +81,7 @@ func New(cfg Config, deps Deps) (*Node, error) {
 			},
 			FriendsOnly:       cfg.DirectFrom == DirectFromFriends,
 			MessagesPerSecond: cfg.MessagesPerSecond, MessagesBurst: cfg.MessagesBurst, PresenceRefresh: cfg.PresenceRefresh,
-			Gate: deps.Gate, Logger: n.logger, Registerer: deps.Registerer,
+			OnHosting: n.routes.tell, Gate: deps.Gate, Logger: n.logger, Registerer: deps.Registerer,
 		})
 	}
 	if cfg.Has(RoleResource) && deps.Files != nil {
@@ -118,7 +119,7 @@ func (n *Node) openStorage() error {
 		return err
 	}
 	n.storage, err = storage.New(storage.Config{
-		Self: n.cfg.Node, Cell: n.cfg.Cell, Engine: n.engine, Rules: n.cfg.Rules, Conn: n.dialer.Conn, Gate: n.deps.Gate, Logger: n.logger, Registerer: n.deps.Registerer,
+		Self: n.cfg.Node, Cell: n.cfg.Cell, Engine: n.engine, Rules: n.cfg.Rules, Conn: n.dialer.Conn, Gate: n.deps.Gate, OnRoutes: n.routes.tell, Logger: n.logger, Registerer: n.deps.Registerer,
 	})
 	if err != nil {
 		return errors.Join(err, n.engine.Close())

@@ -42,32 +42,6 @@ type nodeServer struct {
 	node *Node
 }
 
-// WhoHosts implements the RPC: what is hosted here is certain, what a replica
-// here knows is likely.
-func (s *nodeServer) WhoHosts(_ context.Context, req *cellpb.WhoHostsRequest) (*cellpb.WhoHostsReply, error) {
-	out := new(cellpb.WhoHostsReply)
-	certain := map[uint64]bool{}
-	if s.node.chat != nil {
-		out.Routes = s.node.chat.Routes(req.Ranges)
-		for _, r := range out.Routes {
-			certain[r.Range] = true
-		}
-	}
-	if s.node.storage == nil {
-		return out, nil
-	}
-	for _, r := range s.node.storage.Routes(req.Ranges) {
-		if certain[r.Range] {
-			continue
-		}
-		if r.Host == string(s.node.cfg.Node) {
-			r.Host = "" // granted to us and not here: not any more, or not yet
-		}
-		out.Routes = append(out.Routes, r)
-	}
-	return out, nil
-}
-
 // Ranges implements the RPC.
 func (s *nodeServer) Ranges(ctx context.Context, req *cellpb.RangesRequest) (*cellpb.RangesReply, error) {
 	out := new(cellpb.RangesReply)

@@ -350,8 +350,17 @@ func TestSlowReader(t *testing.T) {
 	}
 }
 
+// TestHostDies: what it left unanswered is repeated once, in order, to the next
+// one, whether that takes it with the attach or is of a release that does not.
 func TestHostDies(t *testing.T) {
+	for _, takes := range []bool{true, false} {
+		t.Run(fmt.Sprint("requests taken with the attach ", takes), func(t *testing.T) { hostDies(t, takes) })
+	}
+}
+
+func hostDies(t *testing.T, takes bool) {
 	s := newSetup(t, Config{})
+	s.h2.set(func(h *host) { h.takes = takes })
 	p := s.login(t, "plain", 0)
 	s.h1.publish("one")
 	p.updates(1, 1)
@@ -383,7 +392,7 @@ func TestHostDies(t *testing.T) {
 	}
 	s.h2.mu.Lock()
 	defer s.h2.mu.Unlock()
-	if a := s.h2.attaches[len(s.h2.attaches)-1]; a.Pts != 1 || a.Attempt < 2 || string(a.Incarnation) != "incarnation-0001" {
+	if a := s.h2.attaches[len(s.h2.attaches)-1]; a.Pts != 1 || a.Attempt < 2 || string(a.Incarnation) != "incarnation-0001" || len(a.Requests) != 20 {
 		t.Fatalf("the second attach was %v", a)
 	}
 }

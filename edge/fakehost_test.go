@@ -85,6 +85,7 @@ type host struct {
 	streams  map[*hostStream]bool
 	mute     bool // requests get no answer
 	deaf     bool // nothing gets an answer
+	takes    bool // it serves the requests that come with an attach
 	skipPush int  // that many pushes are lost
 	fetches  int
 	detached int
@@ -162,6 +163,7 @@ func (s *hostStream) frame(f *cellpb.EdgeFrame) {
 	case *cellpb.EdgeFrame_Attach:
 		h.mu.Lock()
 		h.attaches = append(h.attaches, body.Attach)
+		takes := h.takes
 		h.mu.Unlock()
 		h.w.mu.Lock()
 		here, newest, route := h.w.host == h.name, uint64(len(h.w.log)), h.w.route()
@@ -175,8 +177,13 @@ func (s *hostStream) frame(f *cellpb.EdgeFrame) {
 		s.subs[f.Session] = body.Attach
 		s.mu.Unlock()
 		s.send(&cellpb.HostFrame{Sessions: []uint64{f.Session}, Body: &cellpb.HostFrame_Attached{Attached: &cellpb.Attached{
-			Incarnation: []byte("incarnation-0001"), Pts: newest, ResumeFrom: body.Attach.Pts, Attempt: body.Attach.Attempt}}})
+			Incarnation: []byte("incarnation-0001"), Pts: newest, ResumeFrom: body.Attach.Pts, Attempt: body.Attach.Attempt, RequestsTaken: takes}}})
 		s.pushAfter(f.Session, body.Attach.Pts)
+		for _, r := range body.Attach.Requests {
+			if takes {
+				s.request(f.Session, r)
+			}
+		}
 	case *cellpb.EdgeFrame_Detach:
 		s.mu.Lock()
 		delete(s.subs, f.Session)

@@ -8,13 +8,11 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	pb "google.golang.org/protobuf/proto"
 
 	"github.com/waggle-im/waggle/internal/certs"
 	"github.com/waggle-im/waggle/internal/outqueue"
 	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
-	clientpb "github.com/waggle-im/waggle/proto/client"
 )
 
 const (
@@ -160,12 +158,7 @@ func (s *Service) edgeFrame(sh *shard, c *edgeConn, ses *session, f *cellpb.Edge
 	case *cellpb.EdgeFrame_Fetch:
 		ses.fetch(body.Fetch)
 	case *cellpb.EdgeFrame_Request:
-		frame := new(clientpb.ClientFrame)
-		if err := pb.Unmarshal(body.Request, frame); err != nil {
-			ses.answer(errorFrame(0, proto.Errorf(proto.CodeBadFrame, "the frame cannot be read")))
-			return
-		}
-		ses.request(frame)
+		ses.frame(body.Request)
 	}
 }
 

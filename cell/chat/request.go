@@ -15,6 +15,16 @@ import (
 // client is told to try again later.
 const relayTimeout = 4 * time.Second
 
+// frame serves one frame of a client, as it was sent.
+func (ses *session) frame(b []byte) {
+	f := new(clientpb.ClientFrame)
+	if err := pb.Unmarshal(b, f); err != nil {
+		ses.answer(errorFrame(0, proto.Errorf(proto.CodeBadFrame, "the frame cannot be read")))
+		return
+	}
+	ses.request(f)
+}
+
 // request serves one frame of a client.
 func (ses *session) request(f *clientpb.ClientFrame) {
 	switch body := f.Body.(type) {
@@ -187,22 +197,28 @@ func (h *host) resolvePeer(user proto.EntityID, thread proto.ThreadID, done func
 	}
 	h.lookups[thread] = []func(peerFound){done}
 	row := &cellpb.ReadThreadRow{User: uint64(user), Thread: thread.String()}
-	h.read(&cellpb.LeadRead{Body: &cellpb.LeadRead_ThreadRow{ThreadRow: row}}, func(r *cellpb.ReadResult, err *proto.Error) {
-		switch {
-		case err != nil:
-			h.peerResolved(thread, peerFound{err: err})
-		case len(r.Threads) == 1:
-			// They have written before: so the peer exists, even if its
-			// cell cannot be asked just now.
-			h.peerKnown(thread, r.Threads[0].Row.PeerName)
-			h.peerResolved(thread, peerFound{name: r.Threads[0].Row.PeerName})
-		default:
-			h.readUser(peer, func(info *cellpb.UserInfo, err *proto.Error) {
-				p := info.GetProfile()
-				h.peerResolved(thread, peerFound{name: p.GetName(), err: err, directFrom: p.GetDirectFrom(), changed: p.GetChanged()})
-			})
-		}
-	})
+	var look func(anyAge bool)
+	look = func(anyAge bool) {
+		h.read(&cellpb.LeadRead{AnyAge: anyAge, Body: &cellpb.LeadRead_ThreadRow{ThreadRow: row}}, func(r *cellpb.ReadResult, err *proto.Error) {
+			switch {
+			case err != nil:
+				h.peerResolved(thread, peerFound{err: err})
+			case len(r.Threads) == 1:
+				// They have written before: so the peer exists, even if its
+				// cell cannot be asked just now.
+				h.peerKnown(thread, r.Threads[0].Row.PeerName)
+				h.peerResolved(thread, peerFound{name: r.Threads[0].Row.PeerName})
+			case anyAge:
+				look(false)
+			default:
+				h.readUser(peer, func(info *cellpb.UserInfo, err *proto.Error) {
+					p := info.GetProfile()
+					h.peerResolved(thread, peerFound{name: p.GetName(), err: err, directFrom: p.GetDirectFrom(), changed: p.GetChanged()})
+				})
+			}
+		})
+	}
+	look(true) // a thread stays, and a quorum need not be asked for what is here
 }
 
 // peerKnown remembers the other side of a thread that has messages: from then

@@ -33,7 +33,7 @@ type Leader interface {
 }
 
 // Config is what a [Service] needs. The limits have defaults, Logger,
-// Registerer, FindUser and FindPeople may be nil.
+// Registerer, FindUser, FindPeople and OnHosting may be nil.
 type Config struct {
 	Self    proto.NodeID
 	Dialer  *cellclient.Dialer
@@ -58,6 +58,10 @@ type Config struct {
 	// be without session before he is said to be gone, go with it.
 	PresenceRefresh time.Duration
 
+	// OnHosting is called when a range begins to be hosted here; it must not
+	// block. Nil: nobody waits for it.
+	OnHosting func()
+
 	Gate       *giveway.Gate // told of every message that is sent; nil: nobody is
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
@@ -81,6 +85,9 @@ type Service struct {
 func New(cfg Config) *Service {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
+	}
+	if cfg.OnHosting == nil {
+		cfg.OnHosting = func() {}
 	}
 	if cfg.MessagesPerSecond == 0 {
 		cfg.MessagesPerSecond = 100
@@ -176,6 +183,7 @@ func (s *Service) granted(sh *shard, from Leader, g *cellpb.Granted) {
 	s.hosted[r] = route
 	s.mu.Unlock()
 	s.cfg.Locator.Learn(route)
+	s.cfg.OnHosting()
 	h.openChannels()
 	s.metrics.grants.Inc()
 	s.cfg.Logger.Debug("hosting", "range", r, "epoch", route.Epoch, "term", g.Grant.GetTerm(), "number", g.Grant.GetNumber())

@@ -112,13 +112,19 @@ func (ses *session) admit(info *cellpb.UserInfo) *proto.Error {
 
 // resume says from where updates follow and starts them.
 func (ses *session) resume(a *cellpb.AttachSession, info *cellpb.UserInfo) {
-	answer := &cellpb.Attached{Incarnation: info.Incarnation, Pts: info.Pts, ResumeFrom: a.Pts, Attempt: a.Attempt}
+	answer := &cellpb.Attached{Incarnation: info.Incarnation, Pts: info.Pts, ResumeFrom: a.Pts, Attempt: a.Attempt, RequestsTaken: true}
 	finish := func() {
 		ses.attached = true
 		ses.sent = answer.ResumeFrom
 		ses.edge.send(&cellpb.HostFrame{Sessions: []uint64{ses.id}, Body: &cellpb.HostFrame_Attached{Attached: answer}}, 100)
 		ses.host.arrived(ses)
 		ses.catchUp()
+		ses.host.shard.arrived = time.Now()
+		for _, frame := range a.Requests {
+			if !ses.closed {
+				ses.frame(frame)
+			}
+		}
 	}
 	resync := func(why string) {
 		answer.Resync, answer.ResyncReason, answer.ResumeFrom = true, why, info.Pts

@@ -22,8 +22,10 @@ const grantRetry = 50 * time.Millisecond
 //	                     ▲  │ refused            │ host's link closed
 //	                     └──┴────────────────────┘
 //
-// It ends when the leadership does. A leader whose cell does not own the range,
-// which is so for a moment in the middle of a move, grants nobody.
+// It ends when the leadership does. A leader whose cell does not own the range
+// grants nobody. One whose cell is about to own it, in the middle of a move,
+// grants under the epoch to come: the entry follows the one that ends the joint
+// configuration, and is refused if that was.
 type ledRange struct {
 	epoch  uint64 // at which it is granted
 	term   uint64
@@ -44,13 +46,13 @@ const (
 )
 
 type event struct {
-	kind       eventKind
-	rng        proto.RangeID
-	term       uint64
-	number     uint64
-	leading    bool
-	descriptor *cellpb.Descriptor
-	err        error
+	kind    eventKind
+	rng     proto.RangeID
+	term    uint64
+	number  uint64
+	epoch   uint64 // of granted
+	leading bool
+	err     error
 }
 
 // eventQueue hands events to the granting loop. It needs no bound: there are
@@ -186,19 +188,19 @@ func (s *Service) grant(r proto.RangeID) {
 		s.mu.Unlock()
 		return // linkChanged comes back here
 	}
-	d := s.descriptor(r)
-	if d.GetCell() != string(s.cfg.Cell) {
+	epoch, ok := s.epochToGrant(r)
+	if !ok {
 		s.mu.Unlock()
 		return // descriptorChanged comes back here
 	}
 	l.busy, l.active = true, false
 	l.number++
 	l.node = node
-	e := event{kind: granted, rng: r, term: l.term, number: l.number, descriptor: d}
+	e := event{kind: granted, rng: r, term: l.term, number: l.number, epoch: epoch}
 	s.mu.Unlock()
 
 	s.node.Propose(r, &cellpb.Entry{
-		Range: uint64(r), Epoch: e.descriptor.GetEpoch(), TimeMs: time.Now().UnixMilli(),
+		Range: uint64(r), Epoch: epoch, TimeMs: time.Now().UnixMilli(),
 		Commands: []*cellpb.Command{{Body: &cellpb.Command_GrantHost{
 			GrantHost: &cellpb.GrantHost{Number: e.number, Node: string(node)},
 		}}},
@@ -209,6 +211,18 @@ func (s *Service) grant(r proto.RangeID) {
 		}
 		s.events.put(e)
 	})
+}
+
+// epochToGrant is the epoch under which this cell owns a range that is led
+// here, or is about to.
+func (s *Service) epochToGrant(r proto.RangeID) (uint64, bool) {
+	switch d := s.descriptor(r); string(s.cfg.Cell) {
+	case d.GetCell():
+		return d.GetEpoch(), true
+	case d.GetNextCell():
+		return d.GetEpoch() + 1, true
+	}
+	return 0, false
 }
 
 // chooseHost prefers this node, where host and leader talk by function call;
@@ -250,11 +264,15 @@ func (s *Service) grantDone(e event) {
 		time.AfterFunc(grantRetry, func() { s.events.put(event{kind: tryAgain, rng: e.rng}) })
 		return
 	}
-	l.active, l.epoch = true, e.descriptor.GetEpoch()
-	s.mu.Unlock()
-	if s.descriptor(e.rng).GetEpoch() > e.descriptor.GetEpoch() {
+	d := s.descriptor(e.rng)
+	if d.GetEpoch() != e.epoch { // raised since
+		s.mu.Unlock()
 		s.events.put(event{kind: tryAgain, rng: e.rng})
+		return
 	}
+	l.active, l.epoch = true, e.epoch
+	s.mu.Unlock()
+	s.cfg.OnRoutes()
 	meta, err := state.NewReader(s.cfg.Engine.State, e.rng).Meta()
 	if err != nil {
 		s.cfg.Logger.Error("range cannot be hosted", "range", e.rng, "err", err)
@@ -262,6 +280,6 @@ func (s *Service) grantDone(e event) {
 	}
 	link.deliver(&cellpb.LeadReply{Range: uint64(e.rng), Body: &cellpb.LeadReply_Granted{Granted: &cellpb.Granted{
 		Range: uint64(e.rng), Grant: &cellpb.Grant{Term: e.term, Number: e.number},
-		Descriptor_: e.descriptor, Incarnation: meta.Incarnation,
+		Descriptor_: d, Incarnation: meta.Incarnation,
 	}}})
 }

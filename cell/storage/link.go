@@ -121,7 +121,7 @@ func (l *Link) propose(req *cellpb.LeadRequest, p *cellpb.Proposal) {
 
 func (l *Link) read(req *cellpb.LeadRequest, q *cellpb.LeadRead) {
 	r := proto.RangeID(req.Range)
-	l.s.node.Read(r, func(err error) {
+	read := func(err error) {
 		if err != nil {
 			l.refuse(req, err)
 			return
@@ -144,5 +144,10 @@ func (l *Link) read(req *cellpb.LeadRequest, q *cellpb.LeadRead) {
 		default:
 			l.refuse(req, proto.Errorf(proto.CodeOverloaded, "range %s: too many reads wait", r))
 		}
-	})
+	}
+	if q.AnyAge {
+		read(nil)
+		return
+	}
+	l.s.node.Read(r, read)
 }

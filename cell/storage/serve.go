@@ -127,6 +127,13 @@ func (s *Service) Routes(ranges []uint64) []*cellpb.Route {
 	return out
 }
 
+// Holds tells whether a replica of r is here, so that its host becomes known
+// here.
+func (s *Service) Holds(r proto.RangeID) bool {
+	d, here := s.node.Descriptor(r)
+	return here && d.GetEpoch() != 0
+}
+
 func (s *Service) route(r proto.RangeID) *cellpb.Route {
 	d, here := s.node.Descriptor(r)
 	if !here || d.GetEpoch() == 0 {

@@ -35,6 +35,7 @@ type Config struct {
 	Rules      uint32 // apply by no newer rules than these; 0: all this release knows
 	Conn       func(proto.NodeID) (*grpc.ClientConn, error)
 	Gate       *giveway.Gate // told of everything written to a log; nil: nobody is
+	OnRoutes   func()        // called when [Service.Routes] may answer otherwise; must not block; nil: nobody asks
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }
@@ -55,6 +56,9 @@ type Service struct {
 func New(cfg Config) (*Service, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
+	}
+	if cfg.OnRoutes == nil {
+		cfg.OnRoutes = func() {}
 	}
 	s := &Service{
 		cfg:    cfg,
@@ -157,12 +161,17 @@ type observer struct{ s *Service }
 // LeaderChanged implements replica.Observer.
 func (o observer) LeaderChanged(r proto.RangeID, term uint64, _ proto.NodeID, leading bool) {
 	o.s.events.put(event{kind: leaderChanged, rng: r, term: term, leading: leading})
+	o.s.cfg.OnRoutes()
 }
 
 // DescriptorChanged implements replica.Observer.
 func (o observer) DescriptorChanged(r proto.RangeID, _ *cellpb.Descriptor) {
 	o.s.events.put(event{kind: descriptorChanged, rng: r})
+	o.s.cfg.OnRoutes()
 }
+
+// GrantApplied implements replica.Observer.
+func (o observer) GrantApplied(proto.RangeID) { o.s.cfg.OnRoutes() }
 
 // ReplicaFailed implements replica.Observer.
 func (o observer) ReplicaFailed(r proto.RangeID, err error) {

@@ -10,8 +10,14 @@ import (
 	"github.com/waggle-im/waggle/sharding"
 )
 
-// WhoHostsTimeout bounds one question to one node.
-const WhoHostsTimeout = 500 * time.Millisecond
+const (
+	// WhoHostsTimeout bounds one question to one node.
+	WhoHostsTimeout = 500 * time.Millisecond
+	// hostWait is how long the node may wait for a host before it answers that
+	// it knows of none: longer than a range is without one when it moves, and
+	// little where the node cannot hear of it and another has to be asked.
+	hostWait = 150 * time.Millisecond
+)
 
 // Target is where to send what concerns a range.
 type Target struct {
@@ -207,7 +213,7 @@ func (l *Locator) askNode(node proto.NodeID, r proto.RangeID) (*cellpb.Route, er
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), WhoHostsTimeout)
 	defer cancel()
-	reply, err := cellpb.NewNodeClient(conn).WhoHosts(ctx, &cellpb.WhoHostsRequest{Ranges: []uint64{uint64(r)}})
+	reply, err := cellpb.NewNodeClient(conn).WhoHosts(ctx, &cellpb.WhoHostsRequest{Ranges: []uint64{uint64(r)}, WaitMs: uint32(hostWait.Milliseconds())})
 	if err != nil {
 		return nil, err
 	}

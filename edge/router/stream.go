@@ -61,7 +61,7 @@ func (r *Router) streamTo(node proto.NodeID) *stream {
 
 // enqueue queues f; false when the stream is broken or the queue full.
 func (s *stream) enqueue(f *cellpb.EdgeFrame) bool {
-	size := len(f.GetRequest()) + frameOverheadBytes
+	size := frameBytes(f)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.broken || s.bytes+size > queueBytesMax {
@@ -71,6 +71,15 @@ func (s *stream) enqueue(f *cellpb.EdgeFrame) bool {
 	s.bytes += size
 	s.wakeSender()
 	return true
+}
+
+// frameBytes is about what a queued frame takes up.
+func frameBytes(f *cellpb.EdgeFrame) int {
+	size := frameOverheadBytes + len(f.GetRequest())
+	for _, r := range f.GetAttach().GetRequests() {
+		size += len(r)
+	}
+	return size
 }
 
 func (s *stream) wakeSender() {
@@ -94,7 +103,7 @@ func (s *stream) take() (frames []*cellpb.EdgeFrame, ping bool) {
 	defer s.mu.Unlock()
 	n, size := 0, 0
 	for n < len(s.queue) && n < batchFramesMax && size < batchBytesMax {
-		size += len(s.queue[n].GetRequest()) + frameOverheadBytes
+		size += frameBytes(s.queue[n])
 		n++
 	}
 	frames = s.queue[:n:n]

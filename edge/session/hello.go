@@ -107,20 +107,34 @@ func (s *Session) attachExpired() {
 	}
 }
 
-// Attach implements [router.Client].
+// carriedBytes bounds the requests that go with an attach, of which many may
+// share a batch.
+const carriedBytes = 32 << 10
+
+// Attach implements [router.Client]. The oldest requests go with it: sent only
+// when it is answered, they would wait for one more way to the host and back.
 func (s *Session) Attach() *cellpb.AttachSession {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.phase == ended {
 		return nil
 	}
-	return &cellpb.AttachSession{
+	a := &cellpb.AttachSession{
 		User: uint64(s.user), Device: s.device, Platform: s.platform,
 		SessionNumber: s.sessionNumber, AuthorityVersion: s.authority,
 		Subscribe: s.subscribe, Incarnation: []byte(s.incarnation), Pts: s.next - 1,
 		FromConfirmed: s.fromStored && s.phase == greeted,
 		Transport:     string(s.conn.Transport()), SinceMs: s.since,
 	}
+	size := 0
+	for i := range s.pending {
+		r := &s.pending[i]
+		size += len(r.frame)
+		if r.carried = size <= carriedBytes; r.carried {
+			a.Requests = append(a.Requests, r.frame)
+		}
+	}
+	return a
 }
 
 // Attached implements [router.Client]: Welcome the first time, and whatever
@@ -161,6 +175,9 @@ func (s *Session) Attached(a *cellpb.Attached) {
 	for _, r := range s.pending {
 		if !first {
 			s.server.counts.repeated.Add(1)
+		}
+		if r.carried && a.RequestsTaken {
+			continue
 		}
 		if !s.link.Request(s.attempt, r.frame) {
 			s.link.Overflowed(s.attempt)

@@ -59,8 +59,9 @@ type Session struct {
 
 // request is one that has not been answered.
 type request struct {
-	id    uint64
-	frame []byte // the encoded ClientFrame
+	id      uint64
+	frame   []byte // the encoded ClientFrame
+	carried bool   // with the newest attach
 }
 
 // Frame implements [listen.Receiver].
@@ -134,7 +135,7 @@ func (s *Session) requestLocked(id uint64, b []byte) {
 		return
 	}
 	frame := append([]byte(nil), b...)
-	s.pending = append(s.pending, request{id, frame})
+	s.pending = append(s.pending, request{id: id, frame: frame})
 	s.pendingBytes += int32(len(frame))
 	s.server.counts.requests.Add(1)
 	s.server.gate.Message()

@@ -15,6 +15,7 @@ import (
 	"github.com/waggle-im/waggle/internal/devcluster"
 	"github.com/waggle-im/waggle/internal/faultlink"
 	"github.com/waggle-im/waggle/proto"
+	cellpb "github.com/waggle-im/waggle/proto/cell"
 	controlpb "github.com/waggle-im/waggle/proto/control"
 )
 
@@ -90,6 +91,69 @@ func TestPromise5AMoveIsNotNoticed(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Whoever asks for the host of a range while it moves is not told "nobody just
+// now": the answer waits, at the node that has just lost it, for the next host.
+func TestWhoHostsWaitsForTheNextHost(t *testing.T) {
+	c := Start(t, devcluster.Options{})
+	r := c.AddUser("eve", "c1").ID.Range()
+	node := c.Range(r).Leader
+	nodes, err := c.verbs.ListNodes(c.Context(), &controlpb.ListNodesRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := ""
+	for _, n := range nodes.Nodes {
+		if n.Node == node {
+			addr = n.Addr
+		}
+	}
+	conn, err := c.dialNode(node, addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	ask := func() *cellpb.Route {
+		reply, err := cellpb.NewNodeClient(conn).WhoHosts(c.Context(), &cellpb.WhoHostsRequest{Ranges: []uint64{uint64(r)}, WaitMs: 1000})
+		if err != nil || len(reply.Routes) != 1 {
+			t.Errorf("asked who hosts range %s: %v, %v", r, reply, err)
+			return nil
+		}
+		return reply.Routes[0]
+	}
+	if host := ask().GetHost(); host != node {
+		t.Fatalf("before the move %q hosts it, not %s", host, node)
+	}
+	asked, hostless := 0, 0
+	arrived := make(chan string)
+	go func() { // ends when the range has arrived, or with the test's time
+		for {
+			route := ask()
+			asked++
+			switch {
+			case route == nil:
+				arrived <- ""
+				return
+			case route.Host == "":
+				hostless++
+			case route.Cell == "c2":
+				arrived <- route.Host
+				return
+			}
+		}
+	}()
+	reply, err := c.verbs.MoveRange(c.Context(), &controlpb.MoveRangeRequest{Range: uint64(r), To: "c2", By: "test", StandbyMs: 60_000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if host := <-arrived; host != "c2-n1" {
+		t.Errorf("after the move %q hosts it", host)
+	}
+	if hostless > 0 {
+		t.Errorf("%d of %d answers named no host", hostless, asked)
+	}
+	c.UntilMove(reply.Move.Move, "standby")
 }
 
 // An edge, a host and a mover that were stopped wake after ten moves of the

@@ -232,8 +232,11 @@ type AttachSession struct {
 	SinceMs          int64                  `protobuf:"varint,12,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"`
 	// Times this session was attached on this edge. Answers repeat it, so
 	// that an answer to an earlier attach is told from the newest one.
-	Attempt       uint32 `protobuf:"varint,13,opt,name=attempt,proto3" json:"attempt,omitempty"`
-	Platform      string `protobuf:"bytes,14,opt,name=platform,proto3" json:"platform,omitempty"`
+	Attempt  uint32 `protobuf:"varint,13,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	Platform string `protobuf:"bytes,14,opt,name=platform,proto3" json:"platform,omitempty"`
+	// Encoded waggle.client.v1.ClientFrames, oldest first: requests that have no
+	// answer yet, to be served as soon as the session is attached.
+	Requests      [][]byte `protobuf:"bytes,15,rep,name=requests,proto3" json:"requests,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -364,6 +367,13 @@ func (x *AttachSession) GetPlatform() string {
 		return x.Platform
 	}
 	return ""
+}
+
+func (x *AttachSession) GetRequests() [][]byte {
+	if x != nil {
+		return x.Requests
+	}
+	return nil
 }
 
 type DetachSession struct {
@@ -592,6 +602,7 @@ type Attached struct {
 	Resync        bool                   `protobuf:"varint,4,opt,name=resync,proto3" json:"resync,omitempty"`
 	ResyncReason  string                 `protobuf:"bytes,5,opt,name=resync_reason,json=resyncReason,proto3" json:"resync_reason,omitempty"`
 	Attempt       uint32                 `protobuf:"varint,6,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	RequestsTaken bool                   `protobuf:"varint,7,opt,name=requests_taken,json=requestsTaken,proto3" json:"requests_taken,omitempty"` // those that came with the attach are being served
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -666,6 +677,13 @@ func (x *Attached) GetAttempt() uint32 {
 		return x.Attempt
 	}
 	return 0
+}
+
+func (x *Attached) GetRequestsTaken() bool {
+	if x != nil {
+		return x.RequestsTaken
+	}
+	return false
 }
 
 // Push carries consecutive updates first_pts … last_pts, ready for the wire.
@@ -3029,6 +3047,8 @@ func (*LeadRequest_Read) isLeadRequest_Body() {}
 // LeadRead is answered from applied state after a read-index round.
 type LeadRead struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
+	// The answer may lack what was written last: for what, once there, stays.
+	AnyAge bool `protobuf:"varint,14,opt,name=any_age,json=anyAge,proto3" json:"any_age,omitempty"`
 	// Types that are valid to be assigned to Body:
 	//
 	//	*LeadRead_Updates
@@ -3077,6 +3097,13 @@ func (x *LeadRead) ProtoReflect() protoreflect.Message {
 // Deprecated: Use LeadRead.ProtoReflect.Descriptor instead.
 func (*LeadRead) Descriptor() ([]byte, []int) {
 	return file_proto_cell_cell_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *LeadRead) GetAnyAge() bool {
+	if x != nil {
+		return x.AnyAge
+	}
+	return false
 }
 
 func (x *LeadRead) GetBody() isLeadRead_Body {
@@ -5639,8 +5666,11 @@ func (x *RecoverReplicaReply) GetDescriptor_() *Descriptor {
 }
 
 type WhoHostsRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Ranges        []uint64               `protobuf:"varint,1,rep,packed,name=ranges,proto3" json:"ranges,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Ranges []uint64               `protobuf:"varint,1,rep,packed,name=ranges,proto3" json:"ranges,omitempty"`
+	// How long the answer may wait for a host where a replica is here and none
+	// is known: one is about to be granted, as a rule.
+	WaitMs        uint32 `protobuf:"varint,2,opt,name=wait_ms,json=waitMs,proto3" json:"wait_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5680,6 +5710,13 @@ func (x *WhoHostsRequest) GetRanges() []uint64 {
 		return x.Ranges
 	}
 	return nil
+}
+
+func (x *WhoHostsRequest) GetWaitMs() uint32 {
+	if x != nil {
+		return x.WaitMs
+	}
+	return 0
 }
 
 type WhoHostsReply struct {
@@ -6413,7 +6450,7 @@ const file_proto_cell_cell_proto_rawDesc = "" +
 	"\arequest\x18\x04 \x01(\fH\x00R\arequest\x12\x1a\n" +
 	"\aconfirm\x18\x05 \x01(\x04H\x00R\aconfirm\x12\x16\n" +
 	"\x05fetch\x18\x06 \x01(\x04H\x00R\x05fetchB\x06\n" +
-	"\x04body\"\xa3\x03\n" +
+	"\x04body\"\xbf\x03\n" +
 	"\rAttachSession\x12\x14\n" +
 	"\x05range\x18\x01 \x01(\x04R\x05range\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x12\n" +
@@ -6429,7 +6466,8 @@ const file_proto_cell_cell_proto_rawDesc = "" +
 	"\ttransport\x18\v \x01(\tR\ttransport\x12\x19\n" +
 	"\bsince_ms\x18\f \x01(\x03R\asinceMs\x12\x18\n" +
 	"\aattempt\x18\r \x01(\rR\aattempt\x12\x1a\n" +
-	"\bplatform\x18\x0e \x01(\tR\bplatform\"\x0f\n" +
+	"\bplatform\x18\x0e \x01(\tR\bplatform\x12\x1a\n" +
+	"\brequests\x18\x0f \x03(\fR\brequests\"\x0f\n" +
 	"\rDetachSession\">\n" +
 	"\tHostBatch\x121\n" +
 	"\x06frames\x18\x01 \x03(\v2\x19.waggle.cell.v1.HostFrameR\x06frames\"\x96\x02\n" +
@@ -6440,7 +6478,7 @@ const file_proto_cell_cell_proto_rawDesc = "" +
 	"\x04push\x18\x04 \x01(\v2\x14.waggle.cell.v1.PushH\x00R\x04push\x123\n" +
 	"\arefused\x18\x05 \x01(\v2\x17.waggle.cell.v1.RefusedH\x00R\arefused\x12.\n" +
 	"\x03end\x18\x06 \x01(\v2\x1a.waggle.cell.v1.EndSessionH\x00R\x03endB\x06\n" +
-	"\x04body\"\xb6\x01\n" +
+	"\x04body\"\xdd\x01\n" +
 	"\bAttached\x12 \n" +
 	"\vincarnation\x18\x01 \x01(\fR\vincarnation\x12\x10\n" +
 	"\x03pts\x18\x02 \x01(\x04R\x03pts\x12\x1f\n" +
@@ -6448,7 +6486,8 @@ const file_proto_cell_cell_proto_rawDesc = "" +
 	"resumeFrom\x12\x16\n" +
 	"\x06resync\x18\x04 \x01(\bR\x06resync\x12#\n" +
 	"\rresync_reason\x18\x05 \x01(\tR\fresyncReason\x12\x18\n" +
-	"\aattempt\x18\x06 \x01(\rR\aattempt\"l\n" +
+	"\aattempt\x18\x06 \x01(\rR\aattempt\x12%\n" +
+	"\x0erequests_taken\x18\a \x01(\bR\rrequestsTaken\"l\n" +
 	"\x04Push\x12\x1b\n" +
 	"\tfirst_pts\x18\x01 \x01(\x04R\bfirstPts\x12\x19\n" +
 	"\blast_pts\x18\x02 \x01(\x04R\alastPts\x12\x14\n" +
@@ -6613,8 +6652,9 @@ const file_proto_cell_cell_proto_rawDesc = "" +
 	"\x05grant\x18\x04 \x01(\v2\x15.waggle.cell.v1.GrantR\x05grant\x124\n" +
 	"\apropose\x18\x05 \x01(\v2\x18.waggle.cell.v1.ProposalH\x00R\apropose\x12.\n" +
 	"\x04read\x18\x06 \x01(\v2\x18.waggle.cell.v1.LeadReadH\x00R\x04readB\x06\n" +
-	"\x04body\"\xed\x05\n" +
-	"\bLeadRead\x127\n" +
+	"\x04body\"\x86\x06\n" +
+	"\bLeadRead\x12\x17\n" +
+	"\aany_age\x18\x0e \x01(\bR\x06anyAge\x127\n" +
 	"\aupdates\x18\x01 \x01(\v2\x1b.waggle.cell.v1.ReadUpdatesH\x00R\aupdates\x124\n" +
 	"\x06events\x18\x02 \x01(\v2\x1a.waggle.cell.v1.ReadEventsH\x00R\x06events\x124\n" +
 	"\x06thread\x18\x03 \x01(\v2\x1a.waggle.cell.v1.ReadThreadH\x00R\x06thread\x127\n" +
@@ -6806,9 +6846,10 @@ const file_proto_cell_cell_proto_rawDesc = "" +
 	"\x13RecoverReplicaReply\x12:\n" +
 	"\n" +
 	"descriptor\x18\x01 \x01(\v2\x1a.waggle.cell.v1.DescriptorR\n" +
-	"descriptor\")\n" +
+	"descriptor\"B\n" +
 	"\x0fWhoHostsRequest\x12\x16\n" +
-	"\x06ranges\x18\x01 \x03(\x04R\x06ranges\">\n" +
+	"\x06ranges\x18\x01 \x03(\x04R\x06ranges\x12\x17\n" +
+	"\await_ms\x18\x02 \x01(\rR\x06waitMs\">\n" +
 	"\rWhoHostsReply\x12-\n" +
 	"\x06routes\x18\x01 \x03(\v2\x15.waggle.cell.v1.RouteR\x06routes\"H\n" +
 	"\rRangesRequest\x12\x16\n" +

@@ -26,7 +26,8 @@
 //
 // A host is found by [Node.WhoHosts] at any storage node of the range. What a
 // node hosts itself is certain; what its replica knows of the last grant is
-// likely; a wrong guess is put right by the one who was guessed.
+// likely; a wrong guess is put right by the one who was guessed. While a range
+// changes hosts, the answer may wait for the next one (wait_ms).
 //
 // # Sessions: edge ⇄ host (Chat.Attach)
 //
@@ -36,6 +37,9 @@
 // number and authority version (both from the token), and the last pts written
 // to the client. [Attached] answers with the log's incarnation and newest pts,
 // and where pushes begin; resync says that the position cannot be continued.
+// What is unanswered so far comes with the attach, oldest first and as much as
+// an edge sees fit; requests_taken says that it is being served. An edge that
+// does not find it set sends it again.
 //
 // attempt counts the attaches of a session; answers repeat it, so that the
 // answer to an earlier attach is not taken for the newest. A Refused with

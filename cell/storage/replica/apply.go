@@ -181,7 +181,9 @@ func (n *Node) apply(g *group, entries []*raftpb.Entry) (changes []*raftpb.ConfC
 		}
 		n.metrics.applied.Add(float64(size))
 		n.takeDigest(g, entries[size-1].GetIndex())
-		g.completed(entries[:size], results)
+		if g.completed(entries[:size], results) {
+			n.cfg.Observer.GrantApplied(g.rng)
+		}
 		entries = entries[size:]
 	}
 	return changes, g.machine.Descriptor(), nil
@@ -207,8 +209,9 @@ func (g *group) applyOne(e *raftpb.Entry) (*cellpb.Applied, *raftpb.ConfChangeV2
 	return nil, nil, fmt.Errorf("replica: the log of range %s holds a membership change of a kind this release never writes: run a newer one", g.rng)
 }
 
-// completed publishes how far the group is and finishes proposals and reads.
-func (g *group) completed(entries []*raftpb.Entry, results []*cellpb.Applied) {
+// completed publishes how far the group is, finishes proposals and reads, and
+// tells whether a host was granted.
+func (g *group) completed(entries []*raftpb.Entry, results []*cellpb.Applied) (granted bool) {
 	last := entries[len(entries)-1]
 	desc, st := g.machine.Descriptor(), g.machine.State()
 	props := make([]*proposal, len(entries))
@@ -216,6 +219,8 @@ func (g *group) completed(entries []*raftpb.Entry, results []*cellpb.Applied) {
 	g.mu.Lock()
 	g.pub.applied, g.pub.appTerm = last.GetIndex(), last.GetTerm()
 	g.pub.desc, g.pub.hash, g.pub.rules = desc, st.GetRunningHash(), st.GetRules()
+	granted = g.grantTerm != st.GetGrantTerm() || g.grantNumber != st.GetGrantNumber()
+	g.grantTerm, g.grantNumber = st.GetGrantTerm(), st.GetGrantNumber()
 	if len(g.pending) > 0 {
 		for i, e := range entries {
 			props[i] = g.pending[e.GetIndex()]
@@ -247,4 +252,5 @@ func (g *group) completed(entries []*raftpb.Entry, results []*cellpb.Applied) {
 	for _, done := range reads {
 		done(nil)
 	}
+	return granted
 }

@@ -125,6 +125,8 @@ func (n *testNode) LeaderChanged(r proto.RangeID, _ uint64, _ proto.NodeID, lead
 	n.leads[r] = leading
 }
 
+func (n *testNode) GrantApplied(proto.RangeID) {}
+
 func (n *testNode) DescriptorChanged(r proto.RangeID, d *cellpb.Descriptor) {}
 
 func (n *testNode) ReplicaFailed(r proto.RangeID, err error) { n.failed[r] = err }

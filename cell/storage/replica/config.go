@@ -56,6 +56,9 @@ type Observer interface {
 	// DescriptorChanged tells the descriptor of a replica here after a change
 	// was applied, or a snapshot was installed. d is not to be changed.
 	DescriptorChanged(r proto.RangeID, d *cellpb.Descriptor)
+	// GrantApplied tells that the range has a host, as of an entry that was
+	// applied here. Several may be told as one.
+	GrantApplied(r proto.RangeID)
 	// ReplicaFailed tells that this node's replica has stopped itself.
 	ReplicaFailed(r proto.RangeID, err error)
 }
@@ -200,4 +203,5 @@ type silent struct{}
 
 func (silent) LeaderChanged(proto.RangeID, uint64, proto.NodeID, bool) {}
 func (silent) DescriptorChanged(proto.RangeID, *cellpb.Descriptor)     {}
+func (silent) GrantApplied(proto.RangeID)                              {}
 func (silent) ReplicaFailed(proto.RangeID, error)                      {}

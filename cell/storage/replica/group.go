@@ -56,6 +56,7 @@ type group struct {
 	empty      bool                     // waits for its first snapshot: there is no machine
 	heard      map[uint64]uint64        // tick of the last message of each other replica
 	joint      jointState
+	changeAt   uint64                   // index of the newest entry that may be a membership change
 	raising    bool                     // newer rules are proposed
 	recovering chan struct{}            // closed when the descriptor names this replica; nil: it does
 	copied     map[uint64]*atomic.Int64 // bytes sent of the newest snapshot to each replica
@@ -63,6 +64,8 @@ type group struct {
 
 	mu            sync.Mutex // guards the fields below
 	pub           published
+	grantTerm     uint64 // of the newest grant applied
+	grantNumber   uint64
 	admitted      int
 	admittedBytes int
 	admittedReads int
@@ -202,7 +205,10 @@ func (n *Node) newGroup(s *logStore, m Machine, replica uint64) (*group, error) 
 			MaxInflightMsgs:           64, MaxInflightBytes: 8 << 20,
 			CheckQuorum: true, PreVote: true, ReadOnlyOption: raft.ReadOnlySafe,
 			DisableProposalForwarding: true, StepDownOnRemoval: true,
-			Logger: raftLogger{logger: n.cfg.Logger, rng: s.rng},
+			// See checkChange. Raft's own check would have a new leader wait for
+			// a commit before it may end a joint configuration.
+			DisableConfChangeValidation: true,
+			Logger:                      raftLogger{logger: n.cfg.Logger, rng: s.rng},
 		})
 		return err
 	})

@@ -37,7 +37,7 @@ type jointState struct {
 	tried     []uint64        // transfers that were not taken
 	began     uint64          // tick of the transfer under way
 	waitUntil uint64          // tick
-	leaving   bool            // the leave is proposed
+	leaving   bool            // the end is proposed
 }
 
 // tendJoint brings a joint configuration to its end. The loop calls it when
@@ -139,10 +139,12 @@ func (n *Node) transfer(g *group, to uint64) {
 	}
 }
 
-// leaveJoint proposes the end, once this leader's first entry is applied:
-// before that Raft would refuse, silently.
+// leaveJoint proposes the end. It does not wait until this leader has applied
+// its first entry, which would cost those who write one commit more: should a
+// leader before it have proposed the end too, the machine takes the first of
+// them and refuses the other, which was made for an earlier version.
 func (n *Node) leaveJoint(g *group) {
-	if g.joint.leaving || g.appliedPlace().term != g.term {
+	if g.joint.leaving {
 		return
 	}
 	leave := &cellpb.LeaveJoint{Epoch: g.desc.GetEpoch()}
@@ -163,6 +165,14 @@ func (n *Node) leaveJoint(g *group) {
 	}
 	g.joint.leaving = true
 	n.proposeOwn(g, p)
+}
+
+// leaveFirst has a leader that has just been elected propose the end right
+// behind its first entry.
+func (n *Node) leaveFirst(g *group) {
+	if g.recovering == nil && g.desc.Joint() && stays(g.desc.ReplicaOf(g.id)) && g.raft.BasicStatus().RaftState == raft.StateLeader {
+		n.leaveJoint(g)
+	}
 }
 
 // ownProposal makes a proposal of the leader's own.

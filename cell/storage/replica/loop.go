@@ -34,7 +34,7 @@ func (n *Node) round() (more bool, err error) {
 	mustSync := false
 	for _, g := range dirty {
 		g.dirty = false
-		m, sync := n.collect(g, &early, &late)
+		m, sync := n.collect(g, &early)
 		if m != nil {
 			appends = append(appends, appendWork{g: g, m: m})
 		}
@@ -142,11 +142,14 @@ func (n *Node) step(g *group, m *raftpb.Message) {
 }
 
 // collect steps a group's proposals and reads, takes its Ready apart and
-// returns what is to be written.
-func (n *Node) collect(g *group, early, late *outbox) (write *raftpb.Message, sync bool) {
+// returns what is to be written. What promises nothing goes to early: leader
+// and followers sync at the same time, and so do a candidate and those whom it
+// asks for their votes. Promises come with the write, see afterWrite.
+func (n *Node) collect(g *group, early *outbox) (write *raftpb.Message, sync bool) {
 	if g.failed || g.installing {
 		return nil, false
 	}
+	n.leaveFirst(g)
 	err := g.guard(func() error {
 		proposed := n.stepProposals(g)
 		n.issueReads(g)
@@ -164,10 +167,8 @@ func (n *Node) collect(g *group, early, late *outbox) (write *raftpb.Message, sy
 				n.dispatch(g, m)
 			case m.GetType() == raftpb.MsgSnap:
 				n.queueSnapshot(g, m)
-			case promisesNothing(m.GetType()):
-				n.send(g, m, early)
 			default:
-				n.send(g, m, late)
+				n.send(g, m, early)
 			}
 		}
 		sync = rd.MustSync
@@ -189,17 +190,6 @@ func (n *Node) collect(g *group, early, late *outbox) (write *raftpb.Message, sy
 	}
 	n.discardUnused(g)
 	return write, sync
-}
-
-// promisesNothing tells which messages may leave before this round's write:
-// the leader's appends, so that leader and follower sync at the same time,
-// and heartbeats both ways.
-func promisesNothing(t raftpb.MessageType) bool {
-	switch t {
-	case raftpb.MsgApp, raftpb.MsgHeartbeat, raftpb.MsgHeartbeatResp:
-		return true
-	}
-	return false
 }
 
 // stepProposals proposes what waits and returns what Raft appended, in order.
@@ -231,12 +221,17 @@ func (n *Node) stepProposals(g *group) []*proposal {
 			return nil
 		}
 	}
+	changing := g.changeAt > st.Applied
 	props = slices.DeleteFunc(props, func(p *proposal) bool {
-		err := n.checkChange(g, p.change)
-		if err != nil {
-			p.finish(nil, err)
+		if p.change == nil {
+			return false
 		}
-		return err != nil
+		if err := n.checkChange(g, p.change, changing); err != nil {
+			p.finish(nil, err)
+			return true
+		}
+		changing = true
+		return false
 	})
 	if len(props) == 0 {
 		return nil
@@ -268,6 +263,9 @@ func (n *Node) fileProposals(g *group, props []*proposal, entries []*raftpb.Entr
 	tail := entries[len(entries)-len(props):]
 	for i, p := range props {
 		p.index = tail[i].GetIndex()
+		if p.change != nil {
+			g.changeAt = p.index
+		}
 		g.appended(p)
 	}
 	n.metrics.proposals.Add(float64(len(props)))
@@ -324,6 +322,9 @@ func (n *Node) notice(g *group, rd *raft.Ready) {
 	}
 	g.publish()
 	now := announcement{term: g.term, lead: g.lead, leading: g.leading}
+	if !before.leading && now.leading {
+		g.changeAt = max(g.changeAt, g.store.last.index)
+	}
 	if before != now && before.leading && (!now.leading || now.term != before.term) {
 		n.lostLeadership(g)
 	}

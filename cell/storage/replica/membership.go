@@ -71,9 +71,6 @@ func (n *Node) changeProposal(g *group, c *cellpb.ChangeReplicas, done func(*cel
 	return &proposal{g: g, data: data, own: true, change: c, done: func(a *cellpb.Applied, err error) {
 		switch {
 		case err != nil:
-		case a == nil:
-			// Raft turns a change it refuses into an empty entry.
-			err = proto.Errorf(proto.CodeNotReady, "another change of range %s is under way: ask again", g.rng)
 		case len(a.GetResults()) != 1:
 			err = proto.Errorf(proto.CodeUnavailable, "the change of range %s gave no result", g.rng)
 		case a.Results[0].GetCode() != 0:
@@ -150,8 +147,17 @@ func (g *group) checkConf() error {
 	return nil
 }
 
-// checkChange tells whether the leader may propose a change now.
-func (n *Node) checkChange(g *group, c *cellpb.ChangeReplicas) error {
+// checkChange tells whether the leader may propose a change now. changing is
+// set while the log may hold another that Raft has not heard to be applied.
+//
+// That there is one change at a time does not rest on this: the machine takes
+// only what was planned on the descriptor's version at that very entry. So the
+// end of a joint configuration needs not wait, and the others are asked to,
+// because they would be refused most likely.
+func (n *Node) checkChange(g *group, c *cellpb.ChangeReplicas, changing bool) error {
+	if changing && c.GetLeaveJoint() == nil {
+		return proto.Errorf(proto.CodeNotReady, "another change of range %s is under way: ask again", g.rng)
+	}
 	for _, id := range c.GetEnterJoint().GetPromote() {
 		if !n.caughtUp(g, id) {
 			return proto.Errorf(proto.CodeNotReady, "replica %d of range %s is not caught up: ask again", id, g.rng)

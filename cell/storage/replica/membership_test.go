@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"go.etcd.io/raft/v3/raftpb"
+	pb "google.golang.org/protobuf/proto"
 
 	"github.com/waggle-im/waggle/cell/storage/engine"
 	"github.com/waggle-im/waggle/proto"
@@ -150,9 +152,10 @@ func (m mover) remove(n *testNode) {
 	}
 }
 
-// moved makes range 1 on the first half of a cluster and moves it to the
-// second, with writes on the way.
-func moved(t *testing.T, replicas int) (*cluster, mover) {
+// readyToMove makes range 1 on the first half of a cluster, with learners that
+// are caught up on the second.
+func readyToMove(t *testing.T, replicas int) (*cluster, mover) {
+	t.Helper()
 	c := newCluster(t, 2*replicas, nil)
 	c.create(1, c.nodes[:replicas]...)
 	m := mover{c, 1}
@@ -164,6 +167,13 @@ func moved(t *testing.T, replicas int) (*cluster, mover) {
 		m.addLearner(n)
 	}
 	c.eventually("learners caught up", m.caughtUp)
+	return c, m
+}
+
+// moved moves range 1 from the first half of a cluster to the second.
+func moved(t *testing.T, replicas int) (*cluster, mover) {
+	t.Helper()
+	c, m := readyToMove(t, replicas)
 	m.joint("c2")
 	c.within(100, "the new cell owns the range", func() bool { return m.settled("c2") })
 	return c, m
@@ -198,6 +208,34 @@ func TestARangeMovesByMembershipChanges(t *testing.T) {
 				t.Errorf("the list after the move: %d, %q", len(got), got[len(got)-1])
 			}
 		})
+	}
+}
+
+// Who writes waits for no commit more than needed: a new leader sends the end
+// of the joint configuration before its first entry is committed.
+func TestTheJointConfigurationEndsAtOnce(t *testing.T) {
+	c, m := readyToMove(t, 3)
+	seen := 0
+	c.sent = func(from, _ *testNode, b *cellpb.RaftBatch) {
+		for _, raw := range b.GetMessages() {
+			msg, leave := new(raftpb.Message), new(raftpb.ConfChangeV2)
+			if err := pb.Unmarshal(raw.GetMessage(), msg); err != nil {
+				t.Fatal(err)
+			}
+			for _, e := range msg.GetEntries() {
+				if e.GetType() != raftpb.EntryConfChangeV2 || pb.Unmarshal(e.GetData(), leave) != nil || len(leave.GetChanges()) > 0 {
+					continue
+				}
+				if seen++; seen == 1 && msg.GetCommit() >= e.GetIndex()-1 {
+					t.Errorf("%s sends the end, entry %d, when %d is committed", from.id, e.GetIndex(), msg.GetCommit())
+				}
+			}
+		}
+	}
+	m.joint("c2")
+	c.within(100, "the new cell owns the range", func() bool { return m.settled("c2") })
+	if seen == 0 {
+		t.Error("the end was not seen")
 	}
 }
 

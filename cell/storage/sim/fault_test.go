@@ -33,7 +33,6 @@ type fault struct {
 
 	// Of moves.
 	moves         bool // it needs ranges that move
-	grantsAnyway  bool
 	readyEarly    bool
 	noGate        bool
 	chunk         func(r proto.RangeID, c *cellpb.SnapshotChunk) *cellpb.SnapshotChunk

@@ -43,12 +43,16 @@ const (
 // knows.
 func (w *world) grant(n *node, r proto.RangeID, term, number uint64) {
 	d, held := n.rep.Descriptor(r)
-	if !held || d.GetCell() != string(n.cell) && !w.opt.fault.grantsAnyway {
+	epoch := d.GetEpoch()
+	switch own := string(n.cell); {
+	case held && d.GetCell() == own:
+	case held && d.GetNextCell() == own:
+		epoch++ // it follows the entry that makes it so
+	default:
 		delete(n.granting, r)
 		return // DescriptorChanged comes back here
 	}
 	n.granting[r] = term
-	epoch := d.GetEpoch()
 	e := &cellpb.Entry{Range: uint64(r), Epoch: epoch, TimeMs: w.nowMs() + n.skewMs, Commands: []*cellpb.Command{
 		{Body: &cellpb.Command_GrantHost{GrantHost: &cellpb.GrantHost{Number: number, Node: string(n.id)}}},
 	}}

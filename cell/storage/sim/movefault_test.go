@@ -111,9 +111,6 @@ func (n *node) forgeReady() {
 // Learners become voters as soon as there are any.
 var promoteAnybody = fault{name: "an empty learner promoted", finds: []string{"a voter, wh"}, moves: true, noGate: true}
 
-// A leader grants whether its cell owns the range or not.
-var grantAnyway = fault{name: "a grant by a cell that does not own the range", finds: []string{"owns it at epoch"}, moves: true, grantsAnyway: true}
-
 // The tombstone is gone, and with it which ids were given.
 var forgetTombstone = fault{
 	name: "replica ids reused", finds: []string{"comes back"}, moves: true,

@@ -405,6 +405,8 @@ func (o observer) LeaderChanged(r proto.RangeID, term uint64, _ proto.NodeID, le
 	o.n.grants = append(o.n.grants, pendingGrant{r, term})
 }
 
+func (o observer) GrantApplied(proto.RangeID) {}
+
 func (o observer) DescriptorChanged(r proto.RangeID, d *cellpb.Descriptor) {
 	if o.life != o.n.life {
 		return
