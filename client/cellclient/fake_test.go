@@ -79,6 +79,7 @@ type fakeNode struct {
 	name   proto.NodeID
 	server *grpc.Server
 	got    chan *cellpb.RelayRequest // every request, by order of arrival
+	hold   func(context.Context)     // run before a question is answered; may be nil
 
 	mu     sync.Mutex // guards the fields below
 	hosts  map[uint64]*cellpb.Route
@@ -144,10 +145,15 @@ func (n *fakeNode) timesAsked() int {
 	return n.asked
 }
 
-func (n *fakeNode) WhoHosts(_ context.Context, req *cellpb.WhoHostsRequest) (*cellpb.WhoHostsReply, error) {
+func (n *fakeNode) WhoHosts(ctx context.Context, req *cellpb.WhoHostsRequest) (*cellpb.WhoHostsReply, error) {
+	n.mu.Lock()
+	n.asked++
+	n.mu.Unlock()
+	if n.hold != nil {
+		n.hold(ctx)
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.asked++
 	out := new(cellpb.WhoHostsReply)
 	for _, r := range req.Ranges {
 		if route := n.hosts[r]; route != nil {

@@ -17,6 +17,9 @@ const (
 	// it knows of none: longer than a range is without one when it moves, and
 	// little where the node cannot hear of it and another has to be asked.
 	hostWait = 150 * time.Millisecond
+	// hostHedge is after how long without an answer the next node is asked too:
+	// which replica hears first of a new host cannot be known.
+	hostHedge = 10 * time.Millisecond
 )
 
 // Target is where to send what concerns a range.
@@ -166,20 +169,34 @@ func (l *Locator) Host(ctx context.Context, r proto.RangeID) (Target, error) {
 	}
 }
 
+// ask asks the candidates, the next one when those before have said that they
+// do not know or have not answered for a while, and takes the first host named.
 func (l *Locator) ask(route sharding.Route, q *question, first int) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
 	q.err = proto.Errorf(proto.CodeNotReady, "nobody hosts range %s just now", route.Range)
 	nodes := l.candidates(route)
-	for i := range nodes {
-		node := nodes[(first+i)%len(nodes)]
-		found, err := l.askNode(node, route.Range)
-		if err != nil || found == nil {
-			continue
-		}
-		l.Learn(found)
-		if found.Host != "" && proto.Epoch(found.Epoch) >= route.Epoch {
-			q.target = Target{Node: proto.NodeID(found.Host), Cell: proto.CellID(found.Cell), Epoch: proto.Epoch(found.Epoch)}
-			q.err = nil
-			break
+	answers := make(chan *cellpb.Route, len(nodes))
+	more := time.NewTimer(0)
+	defer more.Stop()
+	for asked, answered := 0, 0; q.err != nil && answered < len(nodes); {
+		select {
+		case <-more.C:
+			if asked < len(nodes) {
+				node := nodes[(first+asked)%len(nodes)]
+				go func() { answers <- l.askNode(ctx, node, route.Range) }() // ends by ctx
+				asked++
+				more.Reset(hostHedge)
+			}
+		case found := <-answers:
+			if answered++; answered == asked {
+				more.Reset(0)
+			}
+			l.Learn(found)
+			if found.GetHost() != "" && proto.Epoch(found.Epoch) >= route.Epoch {
+				q.target = Target{Node: proto.NodeID(found.Host), Cell: proto.CellID(found.Cell), Epoch: proto.Epoch(found.Epoch)}
+				q.err = nil
+			}
 		}
 	}
 	l.mu.Lock()
@@ -206,21 +223,22 @@ func (l *Locator) candidates(route sharding.Route) []proto.NodeID {
 	return nodes
 }
 
-func (l *Locator) askNode(node proto.NodeID, r proto.RangeID) (*cellpb.Route, error) {
+// askNode is what a node says of the range, nil if nothing.
+func (l *Locator) askNode(ctx context.Context, node proto.NodeID, r proto.RangeID) *cellpb.Route {
 	conn, err := l.dialer.Conn(node)
 	if err != nil {
-		return nil, err
+		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), WhoHostsTimeout)
+	ctx, cancel := context.WithTimeout(ctx, WhoHostsTimeout)
 	defer cancel()
 	reply, err := cellpb.NewNodeClient(conn).WhoHosts(ctx, &cellpb.WhoHostsRequest{Ranges: []uint64{uint64(r)}, WaitMs: uint32(hostWait.Milliseconds())})
 	if err != nil {
-		return nil, err
+		return nil
 	}
 	for _, route := range reply.Routes {
 		if route.Range == uint64(r) {
-			return route, nil
+			return route
 		}
 	}
-	return nil, nil
+	return nil
 }

@@ -1,7 +1,9 @@
 package cellclient
 
 import (
+	"context"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/waggle-im/waggle/proto"
@@ -34,6 +36,27 @@ func TestLocatorAsksTheCellAndRemembers(t *testing.T) {
 	c.locator.Forget(7, "n2")
 	if _, ok := c.locator.Cached(7); ok {
 		t.Error("the host was not forgotten")
+	}
+}
+
+// A node that does not answer holds nobody up: the next one is asked beside it.
+func TestLocatorAsksTheNextBesideASilentNode(t *testing.T) {
+	c := newFakeCluster(t)
+	n1, n2 := c.node("n1", "c1"), c.node("n2", "c1")
+	var givenUp atomic.Bool
+	n1.hold = func(ctx context.Context) {
+		<-ctx.Done()
+		givenUp.Store(true)
+	}
+	n2.hold = func(context.Context) {
+		if givenUp.Load() {
+			t.Error("the next node was asked when the silent one had been given up")
+		}
+	}
+	n2.says(route(7, 3, "n2"))
+	c.publish(sharding.Route{Range: 7, Cell: "c1", Epoch: 3, Nodes: []proto.NodeID{"n1"}})
+	if target, err := c.locator.Host(within(t), 7); err != nil || target.Node != "n2" {
+		t.Errorf("%v, %v", target, err)
 	}
 }
 
