@@ -1,6 +1,9 @@
 package sim
 
 import (
+	"cmp"
+	"slices"
+
 	pb "google.golang.org/protobuf/proto"
 
 	"github.com/waggle-im/waggle/cell/storage/state"
@@ -67,6 +70,8 @@ func (w *world) grant(n *node, r proto.RangeID, term, number uint64) {
 		if err == nil && len(a.GetResults()) == 1 && a.Results[0].Code == 0 {
 			w.note("granted", r, term, number, n.index)
 			hosts := append(w.hosts[r], &host{w: w, node: n, life: life, rng: r, epoch: epoch, term: term, number: number})
+			// A leader may hear of its grant when the next one has granted.
+			slices.SortFunc(hosts, func(a, b *host) int { return cmp.Or(cmp.Compare(a.term, b.term), cmp.Compare(a.number, b.number)) })
 			w.hosts[r] = hosts[max(0, len(hosts)-hostsKept):]
 			return
 		}
