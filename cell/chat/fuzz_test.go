@@ -155,6 +155,9 @@ func FuzzEdgeBatch(f *testing.F) {
 		{Session: 7, Body: &cellpb.EdgeFrame_Confirm{Confirm: 2}}, {Session: 7, Body: &cellpb.EdgeFrame_Fetch{Fetch: 1}},
 		{Session: 7, Body: &cellpb.EdgeFrame_Detach{Detach: &cellpb.DetachSession{}}}, {Session: 9},
 	}}))
+	f.Add(marshal(f, &cellpb.EdgeBatch{Frames: []*cellpb.EdgeFrame{{Session: 7, Body: &cellpb.EdgeFrame_Attach{Attach: &cellpb.AttachSession{
+		Range: 1, Epoch: 1, User: 4096, Device: "phone", Attempt: 2, Requests: [][]byte{marshal(f, clientFrames()[0]), {0xff}, marshal(f, clientFrames()[13])},
+	}}}}}))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		batch := new(cellpb.EdgeBatch)
 		if pb.Unmarshal(raw, batch) != nil {

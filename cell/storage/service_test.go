@@ -150,6 +150,7 @@ func FuzzLeadBatch(f *testing.F) {
 		{Body: &cellpb.LeadRead_Contacts{Contacts: &cellpb.ReadContacts{User: 4096, Relations: []clientpb.Relation{1, 99}, After: 7}}},
 		{Body: &cellpb.LeadRead_Cards{Cards: &cellpb.ReadCards{Viewer: 4097, Users: []uint64{0, 4096, ^uint64(0)}}}},
 		{Body: &cellpb.LeadRead_ThreadRow{ThreadRow: &cellpb.ReadThreadRow{User: 4096, Thread: "d/1"}}},
+		{AnyAge: true, Body: &cellpb.LeadRead_ThreadRow{ThreadRow: &cellpb.ReadThreadRow{User: 4096, Thread: thread}}},
 	} {
 		seed(question(q))
 	}
