@@ -236,7 +236,7 @@ func TestPromisesAreOnDiskWhenTheyAreSent(t *testing.T) {
 				t.Fatal(err)
 			}
 			granted := m.GetType() == raftpb.MsgVoteResp && !m.GetReject()
-			if (m.GetType() != raftpb.MsgAppResp || m.GetReject()) && !granted {
+			if (m.GetType() != raftpb.MsgAppResp || m.GetReject()) && m.GetType() != raftpb.MsgVote && !granted {
 				continue
 			}
 			db := openDB(t, from.fs.CrashClone(vfs.CrashCloneCfg{}), "log")
@@ -250,7 +250,8 @@ func TestPromisesAreOnDiskWhenTheyAreSent(t *testing.T) {
 				if s.last.index < m.GetIndex() || s.hard.GetTerm() < m.GetTerm() {
 					t.Errorf("%s acknowledges entry %d of term %d and has synced %+v", from.id, m.GetIndex(), m.GetTerm(), s.last)
 				}
-			case s.hard.GetTerm() == m.GetTerm() && s.hard.GetVote() == m.GetTo():
+			case granted && s.hard.GetTerm() == m.GetTerm() && s.hard.GetVote() == m.GetTo(),
+				m.GetType() == raftpb.MsgVote && s.hard.GetTerm() == m.GetTerm() && s.hard.GetVote() == m.GetFrom():
 				votes++
 			default:
 				t.Errorf("%s sends %s and has synced %v", from.id, m.GetType(), s.hard)

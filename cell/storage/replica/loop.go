@@ -34,7 +34,7 @@ func (n *Node) round() (more bool, err error) {
 	mustSync := false
 	for _, g := range dirty {
 		g.dirty = false
-		m, sync := n.collect(g, &early)
+		m, sync := n.collect(g, &early, &late)
 		if m != nil {
 			appends = append(appends, appendWork{g: g, m: m})
 		}
@@ -142,10 +142,8 @@ func (n *Node) step(g *group, m *raftpb.Message) {
 }
 
 // collect steps a group's proposals and reads, takes its Ready apart and
-// returns what is to be written. What promises nothing goes to early: leader
-// and followers sync at the same time, and so do a candidate and those whom it
-// asks for their votes. Promises come with the write, see afterWrite.
-func (n *Node) collect(g *group, early *outbox) (write *raftpb.Message, sync bool) {
+// returns what is to be written.
+func (n *Node) collect(g *group, early, late *outbox) (write *raftpb.Message, sync bool) {
 	if g.failed || g.installing {
 		return nil, false
 	}
@@ -167,8 +165,10 @@ func (n *Node) collect(g *group, early *outbox) (write *raftpb.Message, sync boo
 				n.dispatch(g, m)
 			case m.GetType() == raftpb.MsgSnap:
 				n.queueSnapshot(g, m)
-			default:
+			case promisesNothing(m.GetType()):
 				n.send(g, m, early)
+			default:
+				n.send(g, m, late)
 			}
 		}
 		sync = rd.MustSync
@@ -190,6 +190,18 @@ func (n *Node) collect(g *group, early *outbox) (write *raftpb.Message, sync boo
 	}
 	n.discardUnused(g)
 	return write, sync
+}
+
+// promisesNothing tells which messages may leave before this round's write:
+// the leader's appends, so that leader and follower sync at the same time,
+// and heartbeats both ways. A candidate's request is not among them: whoever
+// grants it goes by a log that must still be there after a crash.
+func promisesNothing(t raftpb.MessageType) bool {
+	switch t {
+	case raftpb.MsgApp, raftpb.MsgHeartbeat, raftpb.MsgHeartbeatResp:
+		return true
+	}
+	return false
 }
 
 // stepProposals proposes what waits and returns what Raft appended, in order.
