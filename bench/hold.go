@@ -16,11 +16,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	pb "google.golang.org/protobuf/proto"
-
 	"github.com/waggle-im/waggle/client"
 	"github.com/waggle-im/waggle/proto"
 	clientpb "github.com/waggle-im/waggle/proto/client"
+	"github.com/waggle-im/waggle/proto/codec"
 )
 
 // holdOrder is what a holder reads as its first line: connections to make and
@@ -218,7 +217,7 @@ func (h *holder) hello(c held, a account) error {
 		return err
 	}
 	f := new(clientpb.ServerFrame)
-	if err := pb.Unmarshal(body, f); err != nil {
+	if err := codec.Unmarshal(body, f); err != nil {
 		return err
 	}
 	switch {
@@ -283,7 +282,7 @@ func (h *holder) closeAll() {
 }
 
 func frameBytes(f *clientpb.ClientFrame) ([]byte, error) {
-	to, err := pb.MarshalOptions{}.MarshalAppend(make([]byte, 4, 512), f)
+	to, err := codec.Append(make([]byte, 4, 512), f)
 	if err != nil {
 		return nil, err
 	}

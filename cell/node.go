@@ -22,6 +22,7 @@ import (
 	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
 	clientpb "github.com/waggle-im/waggle/proto/client"
+	"github.com/waggle-im/waggle/proto/codec"
 	controlpb "github.com/waggle-im/waggle/proto/control"
 )
 
@@ -149,7 +150,7 @@ func (n *Node) Close() error {
 func (n *Node) register() {
 	n.server = grpc.NewServer(append([]grpc.ServerOption{
 		grpc.MaxRecvMsgSize(cellclient.MessageBytesMax), grpc.MaxSendMsgSize(cellclient.MessageBytesMax),
-		grpc.InitialWindowSize(4 << 20), grpc.InitialConnWindowSize(8 << 20),
+		grpc.InitialWindowSize(4 << 20), grpc.InitialConnWindowSize(8 << 20), grpc.ForceServerCodecV2(codec.GRPC()),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveMin, PermitWithoutStream: true}),
 	}, n.deps.ServerOptions...)...)
 	cellpb.RegisterNodeServer(n.server, &nodeServer{node: n})

@@ -12,10 +12,10 @@ import (
 	"time"
 
 	"github.com/quic-go/quic-go"
-	pb "google.golang.org/protobuf/proto"
 
 	"github.com/waggle-im/waggle/proto"
 	clientpb "github.com/waggle-im/waggle/proto/client"
+	"github.com/waggle-im/waggle/proto/codec"
 )
 
 // quicIdle is when QUIC itself gives a silent path up; heartbeats come more
@@ -133,7 +133,7 @@ func netWire(conn net.Conn, t Transport) *wire {
 func appendFrame(to []byte, f *clientpb.ClientFrame) ([]byte, error) {
 	at := len(to)
 	to = append(to, 0, 0, 0, 0)
-	to, err := pb.MarshalOptions{}.MarshalAppend(to, f)
+	to, err := codec.Append(to, f)
 	if err != nil {
 		return to[:at], err
 	}
@@ -156,7 +156,7 @@ func (w *wire) read() (*clientpb.ServerFrame, error) {
 		return nil, errors.Join(io.ErrUnexpectedEOF, err)
 	}
 	f := new(clientpb.ServerFrame)
-	if err := pb.Unmarshal(buf, f); err != nil {
+	if err := codec.Unmarshal(buf, f); err != nil {
 		return nil, fmt.Errorf("client: the server's frame cannot be read: %w", err)
 	}
 	return f, nil

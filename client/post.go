@@ -3,10 +3,9 @@ package client
 import (
 	"unicode/utf8"
 
-	pb "google.golang.org/protobuf/proto"
-
 	"github.com/waggle-im/waggle/proto"
 	clientpb "github.com/waggle-im/waggle/proto/client"
+	"github.com/waggle-im/waggle/proto/codec"
 )
 
 // TextMessage is a text for [Client.PostBody].
@@ -66,7 +65,7 @@ func (c *Client) postAll(list []*clientpb.SendMessage) ([]*Pending, error) {
 			return nil, err
 		}
 		body := &clientpb.SendMessage{Text: m.Text, Location: m.Location, Card: m.Card, File: m.File}
-		out[i] = &Pending{thread: m.Thread, body: body, bytes: pb.Size(body), done: make(chan struct{})}
+		out[i] = &Pending{thread: m.Thread, body: body, bytes: codec.Size(body), done: make(chan struct{})}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -4,11 +4,10 @@ import (
 	"math"
 	"unicode/utf8"
 
-	pb "google.golang.org/protobuf/proto"
-
 	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
 	clientpb "github.com/waggle-im/waggle/proto/client"
+	"github.com/waggle-im/waggle/proto/codec"
 )
 
 // checkMessage refuses what can be no message.
@@ -73,7 +72,7 @@ func setBody(c *cellpb.AppendMessage, m *clientpb.SendMessage) {
 
 // appendBytes is about what the command takes in a batch.
 func appendBytes(c *cellpb.AppendMessage) int {
-	return 100 + len(c.Text.GetText()) + len(c.Location.GetName()) + len(c.Card.GetName()) + pb.Size(c.File) + pb.Size(c.Live)
+	return 100 + len(c.Text.GetText()) + len(c.Location.GetName()) + len(c.Card.GetName()) + codec.Size(c.File) + codec.Size(c.Live)
 }
 
 // nameCard makes sure that the person on a card exists and fills in his name.

@@ -5,11 +5,11 @@ import (
 	"strconv"
 
 	"golang.org/x/time/rate"
-	pb "google.golang.org/protobuf/proto"
 
 	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
 	clientpb "github.com/waggle-im/waggle/proto/client"
+	"github.com/waggle-im/waggle/proto/codec"
 )
 
 // asksPerSecond and asksBurst limit how often each user may look people up,
@@ -149,7 +149,7 @@ func addNotes(c, have *clientpb.Contact) {
 }
 
 func (h *host) proposeContact(c *cellpb.ChangeContact, done func(*cellpb.Result, *proto.Error)) {
-	h.propose(&cellpb.Command{Body: &cellpb.Command_ChangeContact{ChangeContact: c}}, 40+pb.Size(c), done)
+	h.propose(&cellpb.Command{Body: &cellpb.Command_ChangeContact{ChangeContact: c}}, 40+codec.Size(c), done)
 }
 
 // ownContacts reads those of a user's contacts that are named, and how many he
@@ -170,7 +170,7 @@ func (ses *session) editContact(id uint64, q *clientpb.EditContact) {
 		return
 	}
 	c := &cellpb.EditContact{User: uint64(ses.user.id), Contact: q.User, Alias: q.Alias, Tags: q.Tags}
-	ses.host.propose(&cellpb.Command{Body: &cellpb.Command_EditContact{EditContact: c}}, 40+pb.Size(c), func(r *cellpb.Result, err *proto.Error) {
+	ses.host.propose(&cellpb.Command{Body: &cellpb.Command_EditContact{EditContact: c}}, 40+codec.Size(c), func(r *cellpb.Result, err *proto.Error) {
 		if err = resultError(r, err); err != nil {
 			ses.fail(id, err)
 			return
@@ -238,7 +238,7 @@ func (ses *session) setProfile(id uint64, q *clientpb.SetProfile) {
 		return
 	}
 	c := &cellpb.SetProfile{User: uint64(ses.user.id), Change: q}
-	ses.host.propose(&cellpb.Command{Body: &cellpb.Command_SetProfile{SetProfile: c}}, 40+pb.Size(c), func(r *cellpb.Result, err *proto.Error) {
+	ses.host.propose(&cellpb.Command{Body: &cellpb.Command_SetProfile{SetProfile: c}}, 40+codec.Size(c), func(r *cellpb.Result, err *proto.Error) {
 		if err = resultError(r, err); err != nil {
 			ses.fail(id, err)
 			return

@@ -1,16 +1,15 @@
 package chat
 
 import (
-	pb "google.golang.org/protobuf/proto"
-
 	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
 	clientpb "github.com/waggle-im/waggle/proto/client"
+	"github.com/waggle-im/waggle/proto/codec"
 )
 
 // encode marshals a frame we have built ourselves.
 func encode(f *clientpb.ServerFrame) []byte {
-	raw, err := pb.Marshal(f)
+	raw, err := codec.Marshal(f)
 	if err != nil {
 		panic("chat: a frame of ours cannot be encoded: " + err.Error())
 	}

@@ -1,10 +1,9 @@
 package chat
 
 import (
-	pb "google.golang.org/protobuf/proto"
-
 	cellpb "github.com/waggle-im/waggle/proto/cell"
 	clientpb "github.com/waggle-im/waggle/proto/client"
+	"github.com/waggle-im/waggle/proto/codec"
 )
 
 // needsEvent tells whether an update refers to an event of a thread, which
@@ -36,14 +35,14 @@ func wireUpdate(up *cellpb.LoggedUpdate) *clientpb.Update {
 // updateBytes is about what an update takes in a frame.
 func updateBytes(up *cellpb.LoggedUpdate) int {
 	if up.Update.GetBody() != nil {
-		return 50 + pb.Size(up.Update)
+		return 50 + codec.Size(up.Update)
 	}
 	return 150 + bodyBytes(up.Event)
 }
 
 // bodyBytes is about what the body of an event takes.
 func bodyBytes(e *cellpb.StoredEvent) int {
-	return len(e.GetText().GetText()) + len(e.GetLocation().GetName()) + len(e.GetCard().GetName()) + pb.Size(e.GetFile()) + pb.Size(e.GetLive())
+	return len(e.GetText().GetText()) + len(e.GetLocation().GetName()) + len(e.GetCard().GetName()) + codec.Size(e.GetFile()) + codec.Size(e.GetLive())
 }
 
 // channelRowBytes is about what a row takes on its way.
@@ -51,5 +50,5 @@ func channelRowBytes(row *cellpb.ChannelRow) int {
 	if row.GetMessage() != nil {
 		return 100 + bodyBytes(row.Event)
 	}
-	return 20 + pb.Size(row)
+	return 20 + codec.Size(row)
 }

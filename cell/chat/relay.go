@@ -7,11 +7,11 @@ import (
 	"sync"
 
 	"google.golang.org/grpc"
-	pb "google.golang.org/protobuf/proto"
 
 	"github.com/waggle-im/waggle/internal/outqueue"
 	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
+	"github.com/waggle-im/waggle/proto/codec"
 )
 
 // relayReplies bounds the answers waiting for one node that relays to us, and
@@ -150,7 +150,7 @@ func (s *Service) relayed(sh *shard, req *cellpb.RelayRequest, done func(*cellpb
 		h.post(body.PostMessage, result)
 	default:
 		if c := cmp.Or(fileCommand(req), liveCommand(req)); c != nil {
-			h.propose(c, pb.Size(c), result)
+			h.propose(c, codec.Size(c), result)
 			return
 		}
 		h.account(req, result)
@@ -185,7 +185,7 @@ func (h *host) takeRows(c *cellpb.ChannelRows, done func(*cellpb.Result, *proto.
 	lean := &cellpb.ChannelRows{Source: c.Source, Incarnation: c.Incarnation, Rows: make([]*cellpb.ChannelRow, len(c.Rows))}
 	for i, row := range c.Rows {
 		lean.Rows[i] = &cellpb.ChannelRow{Dest: row.Dest, Number: row.Number, Body: row.Body}
-		size += 40 + pb.Size(lean.Rows[i])
+		size += 40 + codec.Size(lean.Rows[i])
 		if msg := row.GetMessage(); msg != nil && row.Event != nil {
 			k := bodyKey{msg.Thread, msg.Seq}
 			h.bodies[k] = row.Event

@@ -9,6 +9,7 @@ import (
 	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
 	clientpb "github.com/waggle-im/waggle/proto/client"
+	"github.com/waggle-im/waggle/proto/codec"
 )
 
 // relayTimeout is how long a request that crosses ranges may take before the
@@ -18,7 +19,7 @@ const relayTimeout = 4 * time.Second
 // frame serves one frame of a client, as it was sent.
 func (ses *session) frame(b []byte) {
 	f := new(clientpb.ClientFrame)
-	if err := pb.Unmarshal(b, f); err != nil {
+	if err := codec.Unmarshal(b, f); err != nil {
 		ses.answer(errorFrame(0, proto.Errorf(proto.CodeBadFrame, "the frame cannot be read")))
 		return
 	}

@@ -2,16 +2,16 @@ package session
 
 import (
 	"google.golang.org/protobuf/encoding/protowire"
-	pb "google.golang.org/protobuf/proto"
 
 	"github.com/waggle-im/waggle/proto"
 	clientpb "github.com/waggle-im/waggle/proto/client"
+	"github.com/waggle-im/waggle/proto/codec"
 )
 
 // encode is f on the wire. Our own frames always encode; one that does not is
 // a bug.
 func encode(f *clientpb.ServerFrame) []byte {
-	b, err := pb.Marshal(f)
+	b, err := codec.Marshal(f)
 	if err != nil {
 		panic("session: encoding a frame: " + err.Error())
 	}

@@ -1,5 +1,5 @@
 // Command protogen compiles proto/*/*.proto and writes the Go code beside
-// them. It needs nothing but Go: the compiler is a library and the two
+// them. It needs nothing but Go: the compiler is a library and the three
 // generators are tools of this module.
 //
 // With -check it writes nothing and exits 1 if a committed file differs.
@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 
 	"github.com/bufbuild/protocompile"
 	"google.golang.org/protobuf/proto"
@@ -21,6 +22,17 @@ import (
 	"google.golang.org/protobuf/types/descriptorpb"
 	"google.golang.org/protobuf/types/pluginpb"
 )
+
+// plugins write the code of a folder.
+var plugins = []struct {
+	name, parameter string
+	folders         []string // nil: all
+}{
+	{name: "protoc-gen-go"},
+	{name: "protoc-gen-go-grpc"},
+	// What a message's way is made of is encoded without reflection.
+	{"protoc-gen-go-vtproto", ",features=marshal+unmarshal+size", []string{"cell", "client"}},
+}
 
 func main() {
 	root := flag.String("root", "..", "the repository")
@@ -76,7 +88,6 @@ func generate(root string, sources []string, check bool) (differs bool, err erro
 	}
 	req := &pluginpb.CodeGeneratorRequest{
 		FileToGenerate: names,
-		Parameter:      proto.String("paths=source_relative"),
 		CompilerVersion: &pluginpb.Version{
 			Major: proto.Int32(5), Minor: proto.Int32(29), Patch: proto.Int32(0),
 		},
@@ -85,8 +96,12 @@ func generate(root string, sources []string, check bool) (differs bool, err erro
 	for _, f := range files {
 		collect(f, seen, &req.ProtoFile)
 	}
-	for _, plugin := range []string{"protoc-gen-go", "protoc-gen-go-grpc"} {
-		out, err := run(plugin, req)
+	for _, p := range plugins {
+		if p.folders != nil && !slices.Contains(p.folders, filepath.Base(filepath.Dir(names[0]))) {
+			continue
+		}
+		req.Parameter = proto.String("paths=source_relative" + p.parameter)
+		out, err := run(p.name, req)
 		if err != nil {
 			return false, err
 		}

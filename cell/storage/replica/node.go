@@ -11,11 +11,11 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
-	pb "google.golang.org/protobuf/proto"
 
 	"github.com/waggle-im/waggle/cell/storage/engine"
 	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
+	"github.com/waggle-im/waggle/proto/codec"
 )
 
 // Node holds all replicas of one storage node.
@@ -335,7 +335,7 @@ func (n *Node) Propose(r proto.RangeID, e *cellpb.Entry, done func(*cellpb.Appli
 	}
 	p := &proposal{g: g, own: e.Grant == nil, done: done}
 	e.Proposal = n.proposals.Add(1)
-	if p.data, err = pb.Marshal(e); err != nil {
+	if p.data, err = codec.Marshal(e); err != nil {
 		done(nil, proto.Errorf(proto.CodeBadRequest, "entry for range %s: %v", r, err))
 		return
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
 	clientpb "github.com/waggle-im/waggle/proto/client"
+	"github.com/waggle-im/waggle/proto/codec"
 )
 
 // FirstIndex and FirstTerm are where the log of a new range begins. They are
@@ -149,7 +150,7 @@ func create(db *pebble.DB, d *cellpb.Descriptor, incarnation []byte, rules uint3
 			AppliedIndex: FirstIndex, AppliedTerm: FirstTerm, Format: proto.StateFormat, Rules: rules, NextEntity: uint64(r.First()),
 		}},
 	} {
-		v, err := pb.Marshal(part.value)
+		v, err := codec.Marshal(part.value)
 		if err == nil {
 			err = b.Set(part.key, v, nil)
 		}
@@ -211,7 +212,7 @@ func (m *Machine) Apply(index, term uint64, data []byte) *cellpb.Applied {
 	var out *cellpb.Applied
 	if len(data) > 0 {
 		entry := new(cellpb.Entry)
-		if err := pb.Unmarshal(data, entry); err != nil {
+		if err := codec.Unmarshal(data, entry); err != nil {
 			// Every replica reads the same bytes, so all refuse alike.
 			out = &cellpb.Applied{}
 		} else {
@@ -277,7 +278,7 @@ func read(r pebble.Reader, key []byte, v pb.Message) (bool, error) {
 		return false, err
 	}
 	defer closer.Close()
-	if err := pb.Unmarshal(raw, v); err != nil {
+	if err := codec.Unmarshal(raw, v); err != nil {
 		return false, fmt.Errorf("value of key %x: %w: %w", key, err, pebble.ErrCorruption)
 	}
 	return true, nil
@@ -290,7 +291,7 @@ func decode(it *pebble.Iterator, v pb.Message) error {
 	if err != nil {
 		return err
 	}
-	if err := pb.Unmarshal(raw, v); err != nil {
+	if err := codec.Unmarshal(raw, v); err != nil {
 		return fmt.Errorf("value of key %x: %w: %w", it.Key(), err, pebble.ErrCorruption)
 	}
 	return nil
@@ -302,7 +303,7 @@ func (m *Machine) get(key []byte, v pb.Message) bool {
 		if raw == nil {
 			return false
 		}
-		if err := pb.Unmarshal(raw, v); err != nil {
+		if err := codec.Unmarshal(raw, v); err != nil {
 			m.fail(err)
 		}
 		return true
@@ -327,7 +328,7 @@ func (m *Machine) fail(err error) {
 
 // put writes a row that a later command may read by key.
 func (m *Machine) put(key []byte, v pb.Message) {
-	raw, err := pb.Marshal(v)
+	raw, err := codec.Marshal(v)
 	if err != nil {
 		m.fail(err)
 		return
@@ -362,7 +363,7 @@ func (m *Machine) remove(key []byte) {
 // appendRow writes a row that applying finds by counter, never by key.
 func (m *Machine) appendRow(key []byte, v pb.Message) {
 	var err error
-	if m.buf, err = (pb.MarshalOptions{}).MarshalAppend(m.buf[:0], v); err != nil {
+	if m.buf, err = codec.Append(m.buf[:0], v); err != nil {
 		m.fail(err)
 		return
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
 	clientpb "github.com/waggle-im/waggle/proto/client"
+	"github.com/waggle-im/waggle/proto/codec"
 )
 
 // profileRowUsers bounds the friends that one row tells of a changed card.
@@ -147,7 +148,7 @@ func (m *Machine) friends(user proto.EntityID) []proto.EntityID {
 	var out []proto.EntityID
 	visit := func(key, value []byte) {
 		row := new(cellpb.Contact)
-		m.fail(pb.Unmarshal(value, row))
+		m.fail(codec.Unmarshal(value, row))
 		if row.Relation == clientpb.Relation_RELATION_FRIEND {
 			out = append(out, proto.EntityID(engine.LastNumber(key)))
 		}

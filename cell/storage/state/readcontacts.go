@@ -3,12 +3,11 @@ package state
 import (
 	"slices"
 
-	pb "google.golang.org/protobuf/proto"
-
 	"github.com/waggle-im/waggle/cell/storage/engine"
 	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
 	clientpb "github.com/waggle-im/waggle/proto/client"
+	"github.com/waggle-im/waggle/proto/codec"
 )
 
 // contacts pages through a user's contacts of some relations by id, or reads
@@ -52,7 +51,7 @@ func (v view) contacts(q *cellpb.ReadContacts, out *cellpb.ReadResult) error {
 			break
 		}
 		contact := wireContact(peer, row)
-		size += pb.Size(contact) + 8
+		size += codec.Size(contact) + 8
 		out.Contacts = append(out.Contacts, contact)
 	}
 	return it.Error()

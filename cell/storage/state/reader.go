@@ -9,11 +9,11 @@ import (
 	"strings"
 
 	"github.com/cockroachdb/pebble/v2"
-	pb "google.golang.org/protobuf/proto"
 
 	"github.com/waggle-im/waggle/cell/storage/engine"
 	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
+	"github.com/waggle-im/waggle/proto/codec"
 )
 
 // Reader answers questions about a range from what has been committed. It may
@@ -437,5 +437,5 @@ func page(limit uint32) int {
 
 // eventBytes is about what an event's body takes.
 func eventBytes(e *cellpb.StoredEvent) int {
-	return len(e.GetText().GetText()) + len(e.GetLocation().GetName()) + len(e.GetCard().GetName()) + pb.Size(e.GetFile()) + pb.Size(e.GetLive())
+	return len(e.GetText().GetText()) + len(e.GetLocation().GetName()) + len(e.GetCard().GetName()) + codec.Size(e.GetFile()) + codec.Size(e.GetLive())
 }

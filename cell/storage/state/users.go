@@ -1,11 +1,10 @@
 package state
 
 import (
-	pb "google.golang.org/protobuf/proto"
-
 	"github.com/waggle-im/waggle/cell/storage/engine"
 	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
+	"github.com/waggle-im/waggle/proto/codec"
 )
 
 // updatesKept is how many confirmed updates stay in a log, and how many more
@@ -42,7 +41,7 @@ func (m *Machine) thread(t proto.ThreadID) *threadCounters {
 	c.exists = m.get(engine.HeaderKey(t), c.header)
 	m.lastKey(engine.EventSpan(t, 0, ^proto.Seq(0)), func(key, value []byte) {
 		event := new(cellpb.StoredEvent)
-		m.fail(pb.Unmarshal(value, event))
+		m.fail(codec.Unmarshal(value, event))
 		c.seq, c.messages = proto.Seq(engine.LastNumber(key)), event.Messages
 	})
 	m.threads[t] = c
