@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Measures private clusters in short forms: start-up, messages, idle connections,
 # limits and a storm over each transport, pairs across cells, no TLS, and the
-# same rate over more cells. Leaves a folder with a report of each.
+# same rate over more cells; and the least a durable chat server can do, to hold
+# the rest against. Leaves a folder with a report of each.
 #
 #   BENCH_OUT         folder, default ./waggle-bench-TIME
 #   BENCH_TRANSPORTS  default "tcp quic"
@@ -106,6 +107,9 @@ mkdir -p "$out"
 # These start clusters of their own.
 measure startup startup --repeat 3
 measure scale scale --duration 8s
+# No Waggle at all: what the rest is held against.
+measure ceiling-1 ceiling --window 500 --duration 8s
+measure ceiling-3 ceiling --copies 3 --window 500 --duration 8s
 start
 for t in $transports; do
   measure "run-window-500-$t" run --transport "$t" --pairs 500 --window 500 --duration 15s

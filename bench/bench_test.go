@@ -2,7 +2,9 @@ package bench
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -14,6 +16,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/waggle-im/waggle/bench/ceiling"
 	"github.com/waggle-im/waggle/client"
 	"github.com/waggle-im/waggle/internal/devcluster"
 	"github.com/waggle-im/waggle/internal/history"
@@ -21,7 +24,16 @@ import (
 	"github.com/waggle-im/waggle/internal/testservers"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == "ceiling-process" {
+		if err := ceiling.Process(context.Background(), os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func commonFor(t *testing.T, c *testcluster.Cluster, transport client.Transport) Common {
 	o := c.Options()

@@ -37,25 +37,38 @@ func (l *load) notes(c *cluster, m measured) []note {
 	if m.from.missing != nil || m.to.missing != nil {
 		return append(out, note{"servers' CPU and memory", fmt.Sprintf("not known: %v", m.to.missing)})
 	}
-	busy, idle := m.to.busy-m.from.busy, m.to.idle-m.from.idle
+	out = append(out, cpuNotes(m)...)
 	out = append(out,
-		note{"servers' CPU", fmt.Sprintf("%.2f CPUs", cores(m.to.serverCPU-m.from.serverCPU, m.from, m.to))},
-		note{"generator's CPU", fmt.Sprintf("%.2f CPUs, on the same machine", cores(m.to.ownCPU-m.from.ownCPU, m.from, m.to))},
-		note{"machine", fmt.Sprintf("%.2f CPUs busy of %.2f, everything included", cores(busy, m.from, m.to), cores(busy+idle, m.from, m.to))},
-		note{"other programs' CPU", fmt.Sprintf("%.2f CPUs, the kernel's own work included", othersCPU(m))},
 		note{"kernel slab memory, before, connected, at the end", fmt.Sprintf("%d, %d, %d KiB", m.before.slab>>10, m.connected.slab>>10, m.to.slab>>10)},
 		note{"kernel socket buffers at the end", fmt.Sprintf("%d KiB", m.to.sockets>>10)},
 		note{"server memory, before, connected, at the end", fmt.Sprintf("%d, %d, %d KiB", m.before.memoryTotal()>>10, m.connected.memoryTotal()>>10, m.to.memoryTotal()>>10)},
 	)
-	if m.sync != nil {
-		out = append(out, note{"sync of 4 KiB, sampled during the run", fmt.Sprintf("p50 %.2f ms, p99 %.2f ms", m.sync.P50, m.sync.P99)})
-	}
+	out = append(out, syncNotes(m)...)
 	for _, p := range c.processes {
 		if p.pid == os.Getpid() {
 			out = append(out, note{"generator", "in the process of the servers: CPU and memory cannot be told apart"})
 		}
 	}
 	return out
+}
+
+// cpuNotes say who used the machine's CPUs in the measured time, where that is
+// known.
+func cpuNotes(m measured) []note {
+	busy, idle := m.to.busy-m.from.busy, m.to.idle-m.from.idle
+	return []note{
+		{"servers' CPU", fmt.Sprintf("%.2f CPUs", cores(m.to.serverCPU-m.from.serverCPU, m.from, m.to))},
+		{"generator's CPU", fmt.Sprintf("%.2f CPUs, on the same machine", cores(m.to.ownCPU-m.from.ownCPU, m.from, m.to))},
+		{"machine", fmt.Sprintf("%.2f CPUs busy of %.2f, everything included", cores(busy, m.from, m.to), cores(busy+idle, m.from, m.to))},
+		{"other programs' CPU", fmt.Sprintf("%.2f CPUs, the kernel's own work included", othersCPU(m))},
+	}
+}
+
+func syncNotes(m measured) []note {
+	if m.sync == nil {
+		return nil
+	}
+	return []note{{"sync of 4 KiB, sampled during the run", fmt.Sprintf("p50 %.2f ms, p99 %.2f ms", m.sync.P50, m.sync.P99)}}
 }
 
 // othersCPU is what neither servers nor generator used of the machine.
@@ -90,22 +103,30 @@ func writeReport(dir string, r *Result, notes []note, violations []history.Viola
 	if q := r.PauseMs; q != nil {
 		fmt.Fprintf(&b, "\nPause of a move, as senders of the range saw it: p50 %.1f ms, p99 %.1f ms, at most %.1f ms.\n", q.P50, q.P99, q.Max)
 	}
-	if r.AckMs != nil || r.DeliverMs != nil {
-		b.WriteString("\n| latency, ms | p50 | p90 | p99 | p99.9 | max |\n| --- | --- | --- | --- | --- | --- |\n")
-		for _, row := range []struct {
-			name string
-			q    *Quantiles
-		}{{"acknowledged", r.AckMs}, {"delivered", r.DeliverMs}} {
-			if q := row.q; q != nil {
-				fmt.Fprintf(&b, "| %s | %.2f | %.2f | %.2f | %.2f | %.2f |\n", row.name, q.P50, q.P90, q.P99, q.P999, q.Max)
-			}
-		}
-	}
+	b.WriteString(latencyTable(r))
 	files, err := plots.write(dir)
 	if err != nil {
 		return err
 	}
 	return writeParts(dir, b.String(), pictures(files), brokenPromises(violations))
+}
+
+// latencyTable is empty where nothing was measured.
+func latencyTable(r *Result) string {
+	if r.AckMs == nil && r.DeliverMs == nil {
+		return ""
+	}
+	var b strings.Builder
+	b.WriteString("\n| latency, ms | p50 | p90 | p99 | p99.9 | max |\n| --- | --- | --- | --- | --- | --- |\n")
+	for _, row := range []struct {
+		name string
+		q    *Quantiles
+	}{{"acknowledged", r.AckMs}, {"delivered", r.DeliverMs}} {
+		if q := row.q; q != nil {
+			fmt.Fprintf(&b, "| %s | %.2f | %.2f | %.2f | %.2f | %.2f |\n", row.name, q.P50, q.P90, q.P99, q.P999, q.Max)
+		}
+	}
+	return b.String()
 }
 
 // resultRows are the counts of a result, for people.

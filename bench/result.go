@@ -21,7 +21,7 @@ type Quantiles struct {
 
 // Result is result.json. What was not measured is null.
 type Result struct {
-	Mode      string `json:"mode"` // run, move, idle, limits, storm, scale or startup
+	Mode      string `json:"mode"` // run, move, idle, limits, storm, scale, startup or ceiling
 	Commit    string `json:"commit"`
 	Command   string `json:"command"`
 	Machine   string `json:"machine"`
@@ -60,6 +60,7 @@ type Result struct {
 
 	Scale   *Scale   `json:"scale,omitempty"`   // of mode scale
 	Startup *Startup `json:"startup,omitempty"` // of mode startup
+	Ceiling *Ceiling `json:"ceiling,omitempty"` // of mode ceiling
 }
 
 // count adds up the checker's findings.

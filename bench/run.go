@@ -146,7 +146,7 @@ func (l *load) conclude(c *cluster, m measured, h history.History, unsettled err
 
 func (d *runDetail) fill(l *load, m measured) {
 	d.lag = l.lag.quantiles()
-	d.ackedPS = float64(m.ackedInWindow) / m.to.at.Sub(m.from.at).Seconds()
+	d.ackedPS = m.ackedPS()
 	if m.from.missing == nil && m.to.missing == nil {
 		busy, idle := m.to.busy-m.from.busy, m.to.idle-m.from.idle
 		d.busyShare = some(busy.Seconds() / (busy + idle).Seconds())
@@ -188,6 +188,11 @@ type measured struct {
 	sync              *Quantiles
 }
 
+// ackedPS is in messages/s.
+func (m measured) ackedPS() float64 {
+	return float64(m.ackedInWindow) / m.to.at.Sub(m.from.at).Seconds()
+}
+
 // result needs everything to be at rest.
 func (l *load) result(c *cluster, m measured, violations []history.Violation) *Result {
 	cfg := l.cfg
@@ -203,7 +208,7 @@ func (l *load) result(c *cluster, m measured, violations []history.Violation) *R
 		r.OfferedRate = round(float64(r.Sent) / seconds)
 	}
 	r.count(violations)
-	r.LimitedBy = l.limitedBy(m)
+	r.LimitedBy = limitedBy(cfg.Rate, cfg.Window, l.ack.mean(), m)
 	if m.to.missing == nil && m.before.missing == nil {
 		n := float64(len(l.people))
 		r.ServerBytesPerConnection = some(round(float64(m.connected.memoryTotal()-m.before.memoryTotal()) / n))
@@ -228,10 +233,10 @@ func growth(from, to usage) map[string]int64 {
 // to waiting for one of them while another has nothing to do.
 const busyShare = 0.9
 
-// limitedBy says what kept the rate from being higher, as far as the numbers
-// tell.
-func (l *load) limitedBy(m measured) string {
-	perSecond := float64(m.ackedInWindow) / m.to.at.Sub(m.from.at).Seconds()
+// limitedBy says what kept the rate of an open or a closed loop from being
+// higher, as far as the numbers tell; mean is of the acknowledgements, in ms.
+func limitedBy(rate float64, window int, mean float64, m measured) string {
+	perSecond := m.ackedPS()
 	if m.from.missing != nil || m.to.missing != nil {
 		return "unknown: " + errors.Join(m.from.missing, m.to.missing).Error()
 	}
@@ -241,9 +246,9 @@ func (l *load) limitedBy(m measured) string {
 	detail := fmt.Sprintf("servers %.2f, generator %.2f CPUs; the machine's CPUs %.0f %% busy", server, own, 100*share)
 	all := cores(busy, m.from, m.to)
 	switch {
-	case l.cfg.Rate > 0 && perSecond >= 0.98*l.cfg.Rate && share < busyShare:
+	case rate > 0 && perSecond >= 0.98*rate && share < busyShare:
 		return "the offered rate (" + detail + ")"
-	case l.cfg.Rate > 0 && perSecond >= 0.98*l.cfg.Rate:
+	case rate > 0 && perSecond >= 0.98*rate:
 		return "the offered rate, with CPUs used up: latency is waiting for one (" + detail + ")"
 	case share >= busyShare && server+own < 0.8*all:
 		return "CPU, a good part of it used by other programs (" + detail + ")"
@@ -251,8 +256,8 @@ func (l *load) limitedBy(m measured) string {
 		return "CPU, most of it the generator's (" + detail + ")"
 	case share >= busyShare:
 		return "CPU, most of it the servers' (" + detail + ")"
-	case l.cfg.Window > 0:
-		return fmt.Sprintf("latency: %d outstanding at %.1f ms on average (%s)", l.cfg.Window, l.ack.mean(), detail)
+	case window > 0:
+		return fmt.Sprintf("latency: %d outstanding at %.1f ms on average (%s)", window, mean, detail)
 	}
 	return "the servers' latency, CPUs not used up (" + detail + ")"
 }

@@ -75,7 +75,7 @@ func (a *app) root() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w (see `%s --help`)", err, cmd.CommandPath())}
 	})
-	root.AddCommand(a.run(), a.idle(), a.limits(), a.move(), a.storm(), a.scale(), a.startup(), a.verify(), a.compare(), a.hold(), a.member())
+	root.AddCommand(a.run(), a.idle(), a.limits(), a.move(), a.storm(), a.scale(), a.startup(), a.ceiling(), a.verify(), a.compare(), a.hold(), a.member(), a.ceilingProcess())
 	return root
 }
 

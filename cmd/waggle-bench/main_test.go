@@ -1,11 +1,44 @@
 package main
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 )
+
+// A server process of ceiling is this program again: without that it would run
+// the tests, which start another one.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "ceiling-process" {
+		os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	}
+	os.Exit(m.Run())
+}
+
+// ceiling needs no cluster, and leaves nothing in the folder for its stores.
+func TestCeiling(t *testing.T) {
+	dir, stores := t.TempDir(), t.TempDir()
+	for _, c := range []struct {
+		dir    string
+		status int
+		says   string
+	}{
+		{stores, 0, "closed loop, 4 outstanding in all; 2 pairs, 200 bytes"},
+		{filepath.Join(dir, "none"), statusFailed, "folder for the stores"},
+	} {
+		var out, progress strings.Builder
+		args := []string{"ceiling", "--pairs", "2", "--duration", "1s", "--warm-up", "0s", "--dir", c.dir, "--out", filepath.Join(dir, "out")}
+		status := run(t.Context(), args, strings.NewReader(""), &out, &progress)
+		if said := out.String() + progress.String(); status != c.status || !strings.Contains(said, c.says) {
+			t.Errorf("%v: status %d, want %d with %q:\n%s", args, status, c.status, c.says, said)
+		}
+	}
+	if left, err := os.ReadDir(stores); err != nil || len(left) > 0 {
+		t.Errorf("%v is left behind, %v", left, err)
+	}
+}
 
 func TestExitStatus(t *testing.T) {
 	dir := t.TempDir()
@@ -44,6 +77,12 @@ func TestExitStatus(t *testing.T) {
 		{[]string{"scale", "--cells", "0"}, statusUsage, "--cells"},
 		{[]string{"startup", "--repeat", "0"}, statusUsage, "--repeat"},
 		{[]string{"startup", "--waggle", filepath.Join(dir, "none"), "--out", filepath.Join(dir, "out")}, statusFailed, "--waggle"},
+		{[]string{"ceiling", "--copies", "2"}, statusUsage, "--copies"},
+		{[]string{"ceiling", "--window", "1", "--rate", "1"}, statusUsage, "--rate"},
+		{[]string{"ceiling", "--pairs", "1", "--window", "3"}, statusUsage, "--window"},
+		{[]string{"ceiling", "--help"}, 0, "accounts, order, resumption, routes or marks"},
+		{[]string{"--help"}, 0, "the least a durable chat server can do"},
+		{[]string{"ceiling-process"}, statusFailed, "no order"},
 		{[]string{"run", "--window", "1", "--ca", filepath.Join(dir, "ca.pem")}, statusFailed, "--ca"},
 	} {
 		var out, progress strings.Builder
