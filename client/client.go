@@ -38,6 +38,7 @@ type Client struct {
 
 	mu          sync.Mutex     // guards the fields below
 	outbox      []*Pending     // by order of posting
+	threads     map[string]int // how many of them each thread has
 	pace        map[string]int // threads of which a message was refused: how many may be unanswered
 	nextRequest uint64
 	requests    []*request // asked and unanswered, by order
@@ -66,8 +67,8 @@ func New(cfg Config) (*Client, error) {
 	}
 	cfg = cfg.withDefaults()
 	return &Client{
-		pace: map[string]int{},
-		cfg:  cfg, wake: make(chan struct{}, 1), refreshing: make(chan struct{}, 1),
+		threads: map[string]int{}, pace: map[string]int{},
+		cfg: cfg, wake: make(chan struct{}, 1), refreshing: make(chan struct{}, 1),
 		tokens: Tokens{Token: cfg.Token, RefreshToken: cfg.RefreshToken}, servers: append([]string{cfg.Server}, cfg.Alternatives...),
 		incarnation: cfg.Incarnation, pts: cfg.LastPts, placed: !cfg.FromConfirmed, connected: make(chan struct{}),
 	}, nil

@@ -14,14 +14,12 @@ import (
 )
 
 const (
-	// writeTimeout bounds one write to the server.
+	// writeTimeout bounds one write to the server; a tenth less at times.
 	writeTimeout = 10 * time.Second
 	// doubtAfter is how long a server may be silent while it owes an answer,
 	// before it is asked for a sign of life; after twice that the connection
 	// is given up.
 	doubtAfter = 3 * time.Second
-	// doubtCheck is how often the silence of such a server is measured.
-	doubtCheck = 250 * time.Millisecond
 	// confirmSooner is how long processed updates wait to be confirmed
 	// together after a while of quiet. In a stream of updates confirmations are
 	// confirmApart from each other: the server stores those of a user at most
@@ -42,11 +40,14 @@ type connection struct {
 	unanswered      int
 	unansweredBytes int
 	lastHeard       time.Time
+	owesSince       time.Time // from before the first of what is unanswered was sent
 	confirmed       proto.Pts
 	confirming      *time.Timer // runs while updates wait to be confirmed; nil: none do
 	confirmDue      bool        // it has run out
 	confirmedAt     time.Time   // the latest confirmation
 	doubted         time.Time   // a sign of life was asked for
+
+	deadlineSet time.Time // of writes; guarded by the client's writing
 }
 
 // serve connects and serves the connection, and those it is moved to, until
@@ -341,7 +342,7 @@ func (c *Client) receive(ctx context.Context, conn *connection, m *mover) error 
 			} else {
 				c.answered(f)
 			}
-			held := c.holdsSome()
+			held := c.unsent(conn) || c.requestWaits()
 			c.mu.Unlock()
 			if held {
 				c.wakeWriter()
@@ -380,15 +381,12 @@ func (c *Client) updates(list []*clientpb.Update) error {
 
 // write sends what is due until ctx ends.
 func (c *Client) write(ctx context.Context, conn *connection) error {
-	heartbeat := time.NewTicker(conn.heartbeat)
-	defer heartbeat.Stop()
-	retry := time.NewTimer(conn.heartbeat)
-	defer retry.Stop()
-	doubt := time.NewTicker(doubtCheck)
-	defer doubt.Stop()
+	var alarm alarm
+	defer alarm.stop()
+	beat := time.Now().Add(conn.heartbeat)
 	var buf []byte
 	for {
-		frames := c.dueFrames(conn)
+		frames, retry := c.dueFrames(conn)
 		var err error
 		for buf = buf[:0]; len(frames) > 0; frames = frames[1:] {
 			if buf, err = appendFrame(buf, frames[0]); err != nil {
@@ -398,32 +396,62 @@ func (c *Client) write(ctx context.Context, conn *connection) error {
 		if err := c.flush(conn, buf); err != nil {
 			return err
 		}
-		// A timer that fires for nothing costs more than a message does.
-		doubtTick := doubt.C
-		c.mu.Lock()
-		if wait, waits := c.nextRetry(time.Now()); waits {
-			retry.Reset(wait)
-		} else {
-			retry.Stop()
-		}
-		if len(c.outbox)+len(c.requests) == 0 {
-			doubtTick = nil
-		}
-		c.mu.Unlock()
-		select {
-		case <-c.wake:
-		case <-retry.C:
-		case <-doubtTick:
-			if err := c.doubt(conn); err != nil {
-				return err
-			}
-		case <-heartbeat.C:
+		now := time.Now()
+		if !now.Before(beat) {
+			beat = now.Add(conn.heartbeat)
 			if err := c.beat(conn); err != nil {
 				return err
 			}
+		}
+		doubt, err := c.doubt(conn, now)
+		if err != nil {
+			return err
+		}
+		alarm.by(retry, now)
+		alarm.by(beat, now)
+		alarm.by(doubt, now)
+		select {
+		case <-c.wake:
+		case <-alarm.c():
+			alarm.rang()
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+	}
+}
+
+// alarm is a timer that is set only to ring sooner than it would: a message does
+// not pay for one. It may ring before anything is due.
+type alarm struct {
+	timer *time.Timer // nil: never set
+	at    time.Time   // zero: it will not ring
+}
+
+// by has it ring at a time at the latest; the zero time is none.
+func (a *alarm) by(at, now time.Time) {
+	switch {
+	case at.IsZero() || !a.at.IsZero() && !at.Before(a.at):
+		return
+	case a.timer == nil:
+		a.timer = time.NewTimer(at.Sub(now))
+	default:
+		a.timer.Reset(at.Sub(now))
+	}
+	a.at = at
+}
+
+func (a *alarm) c() <-chan time.Time {
+	if a.timer == nil {
+		return nil
+	}
+	return a.timer.C
+}
+
+func (a *alarm) rang() { a.at = time.Time{} }
+
+func (a *alarm) stop() {
+	if a.timer != nil {
+		a.timer.Stop()
 	}
 }
 
@@ -433,8 +461,12 @@ func (c *Client) flush(conn *connection, buf []byte) error {
 	}
 	c.writing.Lock()
 	defer c.writing.Unlock()
-	if err := conn.wire.deadline(time.Now().Add(writeTimeout)); err != nil {
-		return fmt.Errorf("client: connection lost: %w", err)
+	// Moving the deadline costs a tenth of a write: once in a while is enough.
+	if now := time.Now(); now.Sub(conn.deadlineSet) > writeTimeout/10 {
+		if err := conn.wire.deadline(now.Add(writeTimeout)); err != nil {
+			return fmt.Errorf("client: connection lost: %w", err)
+		}
+		conn.deadlineSet = now
 	}
 	if _, err := conn.wire.rw.Write(buf); err != nil {
 		return fmt.Errorf("client: connection lost: %w", err)
@@ -442,36 +474,8 @@ func (c *Client) flush(conn *connection, buf []byte) error {
 	return nil
 }
 
-// nextRetry is the time until the first of what was refused may be sent again;
-// false if nothing was. What waits for an answer is not counted: that wakes the
-// writer. It needs mu.
-func (c *Client) nextRetry(now time.Time) (wait time.Duration, waits bool) {
-	note := func(at time.Time) {
-		if d := max(at.Sub(now), retryCheck); !waits || d < wait {
-			wait, waits = d, true
-		}
-	}
-	for _, p := range c.outbox {
-		if p.inFlight == 0 && p.notTill.After(now) {
-			note(p.notTill)
-		}
-	}
-	for _, r := range c.requests {
-		if r.sentOn == nil {
-			note(r.retry)
-		}
-	}
-	return wait, waits
-}
-
-// holdsSome tells whether anything waits to be sent or to be sent again. It
-// needs mu.
-func (c *Client) holdsSome() bool {
-	for _, p := range c.outbox {
-		if p.inFlight == 0 {
-			return true
-		}
-	}
+// requestWaits tells whether a request waits to be sent again. It needs mu.
+func (c *Client) requestWaits() bool {
 	for _, r := range c.requests {
 		if r.sentOn == nil {
 			return true
@@ -481,15 +485,23 @@ func (c *Client) holdsSome() bool {
 }
 
 // dueFrames are the requests, messages and confirmations that may go out now.
-func (c *Client) dueFrames(conn *connection) []*clientpb.ClientFrame {
+// Where some may later, it gives the time, [retryCheck] from now at the least.
+func (c *Client) dueFrames(conn *connection) (out []*clientpb.ClientFrame, again time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	out := c.nextSends(conn)
 	now := time.Now()
+	if !c.owed(conn) {
+		conn.owesSince = now
+	}
+	out, again = c.nextSends(conn, now)
 	for _, r := range c.requests {
-		if r.sentOn == nil && now.After(r.retry) {
+		switch {
+		case r.sentOn != nil:
+		case now.After(r.retry):
 			r.sentOn = conn
 			out = append(out, r.frame)
+		case again.IsZero() || r.retry.Before(again):
+			again = r.retry
 		}
 	}
 	if conn.confirmDue {
@@ -500,7 +512,10 @@ func (c *Client) dueFrames(conn *connection) []*clientpb.ClientFrame {
 			out = append(out, &clientpb.ClientFrame{Body: &clientpb.ClientFrame_Confirm{Confirm: confirm}})
 		}
 	}
-	return out
+	if !again.IsZero() {
+		again = latest(again, now.Add(retryCheck))
+	}
+	return out, again
 }
 
 // confirmSoon has what was handed out confirmed, at the latest after
@@ -521,23 +536,50 @@ func (c *Client) confirmSoon(conn *connection) {
 }
 
 // doubt asks a server that owes an answer and has been silent for long for a
-// sign of life, and gives it up when there is none.
-func (c *Client) doubt(conn *connection) error {
+// sign of life, and gives it up when there is none. It tells when to look again;
+// zero: not before something is owed.
+func (c *Client) doubt(conn *connection, now time.Time) (again time.Time, err error) {
 	c.mu.Lock()
-	silent := time.Since(conn.lastHeard)
-	ask := silent > doubtAfter && conn.doubted.Before(conn.lastHeard)
-	if ask {
-		conn.doubted = time.Now()
+	owes := c.owed(conn)
+	asked := !conn.doubted.Before(conn.lastHeard) && !conn.doubted.Before(conn.owesSince)
+	again = latest(conn.lastHeard, conn.owesSince).Add(doubtAfter)
+	if asked {
+		again = conn.doubted.Add(doubtAfter)
 	}
-	lost := !ask && conn.doubted.After(conn.lastHeard) && time.Since(conn.doubted) > doubtAfter
+	due := owes && !now.Before(again)
+	if due && !asked {
+		conn.doubted, again = now, now.Add(doubtAfter)
+	}
 	c.mu.Unlock()
 	switch {
-	case lost:
-		return errors.New("client: the server does not answer any more")
-	case ask:
-		return c.beat(conn)
+	case !owes:
+		return time.Time{}, nil
+	case due && asked:
+		return again, errors.New("client: the server does not answer any more")
+	case due:
+		return again, c.beat(conn)
 	}
-	return nil
+	return again, nil
+}
+
+// owed tells whether the server owes answers. It needs mu.
+func (c *Client) owed(conn *connection) bool {
+	if conn.unanswered > 0 {
+		return true
+	}
+	for _, r := range c.requests {
+		if r.sentOn == conn {
+			return true
+		}
+	}
+	return false
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // beat sends a heartbeat and judges the server's silence as it judges ours.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/binary"
 	"testing"
+	"time"
 
 	pb "google.golang.org/protobuf/proto"
 
@@ -62,7 +63,7 @@ func FuzzServerFrames(f *testing.F) {
 		}
 		question := &request{frame: &clientpb.ClientFrame{Id: 2}, done: make(chan struct{})}
 		c.requests, c.nextRequest = []*request{question}, 2
-		c.nextSends(conn)
+		c.nextSends(conn, time.Now())
 		ended, cancel := context.WithCancel(context.Background())
 		cancel() // a redirect leads nowhere
 		m := &mover{client: c, conn: conn, received: make(chan struct{})}

@@ -104,17 +104,22 @@ func (c *Client) Unacknowledged() int {
 	return len(c.outbox)
 }
 
-// nextSends numbers and frames what may go out now. It needs mu.
+// unsent tells whether messages wait to be sent or to be sent again. It needs mu.
+func (c *Client) unsent(conn *connection) bool { return len(c.outbox) > conn.unanswered }
+
+// nextSends numbers and frames what may go out now. Where something waits for a
+// time, as what was refused does, it gives the first such time. It needs mu.
 //
 // Where a message was refused "retry later", those after it in its thread would
 // be too, all of them each time it is tried: so it is tried alone, and each
 // acknowledgement lets one more be unanswered, until the thread is empty.
-func (c *Client) nextSends(conn *connection) []*clientpb.ClientFrame {
-	if len(c.outbox) == 0 {
-		return nil
+//
+// A long outbox is not gone through for each message: not where all is on its
+// way, nor beyond where all threads wait.
+func (c *Client) nextSends(conn *connection, now time.Time) (out []*clientpb.ClientFrame, again time.Time) {
+	if !c.unsent(conn) {
+		return nil, time.Time{}
 	}
-	now := time.Now()
-	var out []*clientpb.ClientFrame
 	before := map[string]*Pending{} // the latest unacknowledged one of each thread
 	held := map[string]bool{}       // threads whose order asks to wait
 	flying := map[string]int{}      // unanswered ones of each thread with a pace
@@ -128,11 +133,17 @@ func (c *Client) nextSends(conn *connection) []*clientpb.ClientFrame {
 			}
 			continue
 		}
-		if paced && flying[p.thread] >= allowed {
-			held[p.thread] = true
+		if held[p.thread] {
+			continue
 		}
-		if held[p.thread] || now.Before(p.notTill) {
-			held[p.thread] = true
+		early := now.Before(p.notTill)
+		if early || paced && flying[p.thread] >= allowed {
+			if early && (again.IsZero() || p.notTill.Before(again)) {
+				again = p.notTill
+			}
+			if held[p.thread] = true; len(held) == len(c.threads) {
+				break
+			}
 			continue
 		}
 		if conn.unanswered >= windowMessages || conn.unansweredBytes >= windowBytes {
@@ -158,7 +169,7 @@ func (c *Client) nextSends(conn *connection) []*clientpb.ClientFrame {
 		conn.unansweredBytes += p.bytes
 		out = append(out, &clientpb.ClientFrame{Id: p.inFlight, Body: &clientpb.ClientFrame_SendMessage{SendMessage: send}})
 	}
-	return out
+	return out, again
 }
 
 // sendAnswered takes the answer to a message. It needs mu.
@@ -190,12 +201,10 @@ func (c *Client) sendAnswered(conn *connection, p *Pending, f *clientpb.ServerFr
 }
 
 func (c *Client) finish(p *Pending) {
-	more := false // in its thread
-	c.outbox = slices.DeleteFunc(c.outbox, func(other *Pending) bool {
-		more = more || other != p && other.thread == p.thread
-		return other == p
-	})
-	if !more {
+	at := slices.Index(c.outbox, p)
+	c.outbox = slices.Delete(c.outbox, at, at+1)
+	if c.threads[p.thread]--; c.threads[p.thread] == 0 {
+		delete(c.threads, p.thread)
 		delete(c.pace, p.thread)
 	}
 	close(p.done)

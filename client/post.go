@@ -76,6 +76,9 @@ func (c *Client) postAll(list []*clientpb.SendMessage) ([]*Pending, error) {
 		return nil, ErrOutboxFull
 	}
 	c.outbox = append(c.outbox, out...)
+	for _, p := range out {
+		c.threads[p.thread]++
+	}
 	c.wakeWriter()
 	return out, nil
 }
