@@ -12,8 +12,9 @@ import (
 
 const (
 	// windowMessages and windowBytes bound what is sent and not yet answered.
-	// They stay below what the edge keeps for one connection.
-	windowMessages = 512
+	// They stay below what an edge keeps for one connection, and below what it
+	// lets through of one while it has nothing else to do.
+	windowMessages = 64
 	windowBytes    = 512 << 10
 	// retryCheck is the shortest time between two looks at what was refused.
 	retryCheck = 10 * time.Millisecond

@@ -475,7 +475,7 @@ func TestIdleIsClosed(t *testing.T) {
 }
 
 func TestTooManyRequests(t *testing.T) {
-	s := newSetup(t, Config{})
+	s := newSetup(t, Config{Session: session.Config{MessagesUnderWayMax: -1}})
 	s.h1.set(func(h *host) { h.mute = true })
 	p := s.login(t, "plain", 0)
 	for i := range proto.RequestsInFlightMax + 1 {
@@ -485,6 +485,26 @@ func TestTooManyRequests(t *testing.T) {
 	if e := f.GetError(); f.Id != proto.RequestsInFlightMax+1 || proto.Code(e.GetCode()) != proto.CodeOverloaded || e.RetryMs == 0 {
 		t.Fatalf("got %v", f)
 	}
+}
+
+// TestTooManyMessagesUnderWay: who has one unanswered is told to wait, not to
+// leave, and whoever has none is let through.
+func TestTooManyMessagesUnderWay(t *testing.T) {
+	s := newSetup(t, Config{Session: session.Config{MessagesUnderWayMax: 2}})
+	s.h1.set(func(h *host) { h.mute = true })
+	p := s.login(t, "plain", 0)
+	p.send(1, "first")
+	p.send(2, "second")
+	f := p.mustHear()
+	if e := f.GetError(); f.Id != 2 || proto.Code(e.GetCode()) != proto.CodeOverloaded || e.RetryMs == 0 {
+		t.Fatalf("got %v", f)
+	}
+	if held := s.e.sessions.Stats().Held; held != 1 {
+		t.Errorf("%d messages were held", held)
+	}
+	other := s.login(t, "plain", 0)
+	other.send(1, "other")
+	eventually(t, "the message of somebody who had none", func() bool { return slices.Contains(s.w.requests(), "other") })
 }
 
 var alternatives = []string{"idle.example:443", "other.example:443"}

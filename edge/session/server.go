@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/waggle-im/waggle/edge/admission"
 	"github.com/waggle-im/waggle/edge/listen"
 	"github.com/waggle-im/waggle/edge/router"
 	"github.com/waggle-im/waggle/internal/giveway"
@@ -30,6 +31,10 @@ type Config struct {
 	// OutBytesMax is the queue length above which pushes are dropped; it must
 	// be the listener's OutHighBytes. 0: proto.SessionOutBytesMax.
 	OutBytesMax int
+	// MessagesUnderWayMax bounds the unanswered messages of all sessions
+	// together; more are refused "retry later". 0: [admission.UnderWayMax],
+	// below it: no bound.
+	MessagesUnderWayMax int
 }
 
 // Deps are what sessions work with.
@@ -49,6 +54,9 @@ type Server struct {
 	keys   token.Keys
 	gate   *giveway.Gate
 	log    *slog.Logger
+
+	admission *admission.Gate
+
 	lastID atomic.Uint64
 	counts counts
 
@@ -79,6 +87,7 @@ type Stats struct {
 	Pushes   int64 // pushes written
 	Dropped  int64 // pushes not written, to be fetched
 	Fetches  int64
+	Held     int64 // messages refused "retry later", since too many were under way
 }
 
 var _ listen.Handler = (*Server)(nil)
@@ -103,7 +112,7 @@ func New(cfg Config, deps Deps) *Server {
 	}
 	s := &Server{
 		cfg: cfg, edge: string(deps.Edge), router: deps.Router, keys: deps.Keys, gate: deps.Gate, log: deps.Log,
-		behind: map[*Session]struct{}{},
+		behind: map[*Session]struct{}{}, admission: admission.New(cfg.MessagesUnderWayMax),
 	}
 	s.lastID.Store(uint64(time.Now().UnixMilli()) << 20)
 	return s
@@ -278,5 +287,5 @@ func (s *Server) Lookup(user proto.EntityID) []Info {
 // Stats counts.
 func (s *Server) Stats() Stats {
 	c := &s.counts
-	return Stats{c.logins.Load(), c.refused.Load(), c.requests.Load(), c.repeated.Load(), c.pushes.Load(), c.dropped.Load(), c.fetches.Load()}
+	return Stats{c.logins.Load(), c.refused.Load(), c.requests.Load(), c.repeated.Load(), c.pushes.Load(), c.dropped.Load(), c.fetches.Load(), s.admission.Refused()}
 }

@@ -7,6 +7,7 @@ import (
 
 	pb "google.golang.org/protobuf/proto"
 
+	"github.com/waggle-im/waggle/edge/admission"
 	"github.com/waggle-im/waggle/edge/listen"
 	"github.com/waggle-im/waggle/edge/router"
 	"github.com/waggle-im/waggle/proto"
@@ -62,6 +63,7 @@ type request struct {
 	id      uint64
 	frame   []byte // the encoded ClientFrame
 	carried bool   // with the newest attach
+	ticket  admission.Ticket
 }
 
 // Frame implements [listen.Receiver].
@@ -102,7 +104,7 @@ func (s *Session) Frame(b []byte) {
 	case *clientpb.ClientFrame_Confirm:
 		s.confirmLocked(body.Confirm.Pts)
 	default:
-		s.requestLocked(f.Id, b)
+		s.requestLocked(f.Id, b, f.GetSendMessage() != nil, now)
 	}
 }
 
@@ -117,8 +119,8 @@ func (s *Session) confirmLocked(pts uint64) {
 }
 
 // requestLocked keeps a request until it is answered and sends it if the
-// session is attached.
-func (s *Session) requestLocked(id uint64, b []byte) {
+// session is attached. One that sends a message must be admitted.
+func (s *Session) requestLocked(id uint64, b []byte, message bool, now time.Time) {
 	if id == 0 {
 		s.refuseLocked(0, proto.Errorf(proto.CodeBadFrame, "a request needs an id above 0"))
 		return
@@ -134,8 +136,18 @@ func (s *Session) requestLocked(id uint64, b []byte) {
 			"%d requests of this connection are unanswered; wait for some", len(s.pending))))
 		return
 	}
+	var ticket admission.Ticket
+	if message {
+		var wait time.Duration
+		if ticket, wait = s.server.admission.Enter(now, len(s.pending)); wait > 0 {
+			err := proto.Errorf(proto.CodeOverloaded, "too many messages are under way")
+			err.Retry = wait
+			s.sendLocked(encodeError(id, err))
+			return
+		}
+	}
 	frame := append([]byte(nil), b...)
-	s.pending = append(s.pending, request{id: id, frame: frame})
+	s.pending = append(s.pending, request{id: id, frame: frame, ticket: ticket})
 	s.pendingBytes += int32(len(frame))
 	s.server.counts.requests.Add(1)
 	s.server.gate.Message()
@@ -193,9 +205,16 @@ func (s *Session) closeLocked(final []byte) {
 		return
 	}
 	s.phase = ended
-	s.pending = nil
+	s.dropPendingLocked()
 	s.link.Close()
 	s.conn.Close(final)
+}
+
+func (s *Session) dropPendingLocked() {
+	for _, r := range s.pending {
+		s.server.admission.Leave(r.ticket, time.Now())
+	}
+	s.pending = nil
 }
 
 // Closed implements [listen.Receiver].
@@ -204,7 +223,7 @@ func (s *Session) Closed(err error) {
 	defer s.mu.Unlock()
 	if s.phase != ended {
 		s.phase = ended
-		s.pending = nil
+		s.dropPendingLocked()
 		s.link.Close()
 	}
 	if err != nil {

@@ -152,6 +152,7 @@ func (s *Session) responseLocked(frame []byte) []byte {
 
 func (s *Session) answeredLocked(i int) {
 	s.pendingBytes -= int32(len(s.pending[i].frame))
+	s.server.admission.Leave(s.pending[i].ticket, time.Now())
 	copy(s.pending[1:i+1], s.pending[:i]) // most answers are the first's
 	s.pending[0] = request{}
 	if s.pending = s.pending[1:]; len(s.pending) == 0 {

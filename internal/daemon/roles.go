@@ -251,7 +251,9 @@ func newEdge(cfg Config, env Env) (*Daemon, error) {
 		return nil, errors.Join(err, m.close())
 	}
 	proxy := cellclient.NewFilesProxy(m.cluster, m.certs.ClientTLS)
-	e, err := edge.New(edge.Config{ExemptLoopback: cfg.Edge.ExemptLoopback, DrainRate: cfg.Edge.DrainRate, TrustedProxies: proxies, Listen: listen.Config{
+	e, err := edge.New(edge.Config{ExemptLoopback: cfg.Edge.ExemptLoopback, DrainRate: cfg.Edge.DrainRate, TrustedProxies: proxies, Session: session.Config{
+		MessagesUnderWayMax: cfg.Edge.MessagesUnderWay,
+	}, Listen: listen.Config{
 		Addr: cfg.Edge.Listen, PlaintextAddr: cfg.Edge.Plaintext, ExemptLoopback: cfg.Edge.ExemptLoopback,
 		StatelessResetKey: resetKey,
 	}}, edge.Deps{

@@ -41,7 +41,9 @@
 // responses carry the id and may come out of order. Error answers a request
 // that failed: class "retry later" names how long to wait, "give up" says why
 // (a request is never answered with class "retry elsewhere": the edge repeats
-// it itself).
+// it itself). An edge with too much to do refuses messages "retry later", first
+// those of connections with the most unanswered ones: more than some tens of
+// messages at a time gain nothing.
 //
 // Every request may be repeated without harm. SendMessage is made so by
 // client_msg_id, a UUIDv7 of the server's time (learnt from Welcome and
