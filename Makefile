@@ -31,7 +31,7 @@ fuzz: ## five minutes, or FUZZ_TIME, for each fuzz target
 torture: ## the long forms of the tests that kill, stop and cut; writes torture-report.md and torture-moves.md
 	LONG_TESTS=1 TORTURE_REPORT=$(CURDIR)/torture-report.md $(GO) test -count=1 -timeout 2h -v -run ^TestMatrixLong$$ ./internal/testcluster
 	LONG_TESTS=1 TORTURE_MOVES=$(CURDIR)/torture-moves.md $(GO) test -count=1 -timeout 2h -v -run ^TestMoveMatrixLong$$ ./internal/testcluster
-	LONG_TESTS=1 $(GO) test -count=1 -timeout 3h -v -run 'MovesLeave|WokenAfter|EtcdAwayInTheMiddle|SlowTransfers|UploadsSurvive|Leftover|Recover' ./internal/testcluster
+	LONG_TESTS=1 $(GO) test -count=1 -timeout 3h -v -run 'MovesLeave|WokenAfter|EtcdAwayInTheMiddle|SlowTransfers|UploadsSurvive|Leftover|Recover|RollingRestart' ./internal/testcluster
 	LONG_TESTS=1 $(GO) test -count=3 -timeout 4h -v -run 'Promise1|Killed|Stopped|Away|EveryThread|SlowReaders|TwiceTheKnee|NothingBehind|Flood' ./internal/testcluster
 	LONG_TESTS=1 $(GO) test -count=1 -timeout 10m -v -run ADayOfHeartbeats ./edge
 	LONG_TESTS=1 GOMAXPROCS=1 $(GO) test -count=1 -timeout 90m -v -run FreshSeeds ./cell/storage/sim
