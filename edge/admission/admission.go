@@ -31,7 +31,7 @@ import (
 
 const (
 	// UnderWayMax is the default of New's bound.
-	UnderWayMax = 1024
+	UnderWayMax = 2048
 	// ownCost is how many places must be free for each message of a session
 	// that is under way. Alone, one session has a third of the bound.
 	ownCost = 2
