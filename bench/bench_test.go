@@ -251,3 +251,12 @@ func TestTally(t *testing.T) {
 		t.Error("nothing has quantiles")
 	}
 }
+
+func TestIdleConnectionsTakeNoNegativeCPU(t *testing.T) {
+	if v := perIdle(0.02, 2000); v == nil || *v != 10 {
+		t.Errorf("0.02 CPUs over 2,000 connections: %v", v)
+	}
+	if v := perIdle(-0.08, 2000); v != nil {
+		t.Errorf("fewer CPUs than without them: %v µs/s", *v)
+	}
+}

@@ -275,7 +275,7 @@ func (cfg *IdleConfig) result(m idleMeasured) *Result {
 	r.ServerBytesPerConnection = some(round(float64(m.end.memoryTotal()-m.bare.memoryTotal()) / n))
 	r.ServerBytesByNode = growth(m.bare, m.end)
 	r.KernelBytesPerConnection = some(round(float64(m.end.slab-m.bare.slab) / n))
-	r.CPUUsPerIdleConnection = some(round(1e6 * (m.withConnections() - m.without()) / n))
+	r.CPUUsPerIdleConnection = perIdle(m.withConnections()-m.without(), cfg.Connections)
 	return r
 }
 

@@ -114,7 +114,7 @@ func (r *ramp) climb(ctx context.Context, accounts []account) error {
 	heldTo := r.c.measure()
 	if heldTo.missing == nil && from.missing == nil {
 		more := cores(heldTo.serverCPU-heldFrom.serverCPU, heldFrom, heldTo) - cores(to.serverCPU-from.serverCPU, from, to)
-		r.cpu = some(round(1e6 * more / float64(r.out.Held)))
+		r.cpu = perIdle(more, r.out.Held)
 	}
 	return nil
 }

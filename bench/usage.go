@@ -127,3 +127,13 @@ func (s *syncSampler) end() *Quantiles {
 }
 
 func round(v float64) float64 { return math.Round(v*10) / 10 }
+
+// perIdle is what each of n idle connections takes of more CPUs than without
+// them, in µs per second. It is not known where there are not more: then the
+// servers still tidied up something while there were none.
+func perIdle(more float64, n int) *float64 {
+	if more < 0 || n == 0 {
+		return nil
+	}
+	return some(round(1e6 * more / float64(n)))
+}
