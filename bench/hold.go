@@ -36,7 +36,7 @@ type holdOrder struct {
 // end.
 type holdReport struct {
 	Connected   int    `json:"connected"`
-	TookMs      int64  `json:"took_ms"`
+	TookUs      int64  `json:"took_us"` // at least 1
 	Disconnects int64  `json:"disconnects"`
 	Heartbeats  int64  `json:"heartbeats"` // answered
 	Error       string `json:"error,omitempty"`
@@ -104,7 +104,7 @@ func Hold(ctx context.Context, in io.Reader, out io.Writer) error {
 	err = h.connectAll(ctx)
 	took := time.Since(start)
 	defer h.closeAll()
-	report := holdReport{Connected: len(h.held), TookMs: took.Milliseconds()}
+	report := holdReport{Connected: len(h.held), TookUs: max(1, took.Microseconds())}
 	if err != nil {
 		report.Error = err.Error()
 	}

@@ -128,7 +128,7 @@ func (cfg *IdleConfig) measure(ctx context.Context, c *cluster, accounts []accou
 		if report.Error != "" {
 			return m, fmt.Errorf("%s (are the limits per address lifted, `edge.exempt_loopback: true`?)", report.Error)
 		}
-		m.took = max(m.took, time.Duration(report.TookMs)*time.Millisecond)
+		m.took = max(m.took, time.Duration(report.TookUs)*time.Microsecond)
 	}
 	cfg.say("connected after %s; holding for %s", m.took.Round(time.Millisecond), cfg.Hold)
 	if err := rest(ctx, cfg.Rest); err != nil {

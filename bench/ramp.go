@@ -144,7 +144,7 @@ func (r *ramp) level(ctx context.Context, idle *IdleConfig, order holdOrder) (st
 	}
 	r.procs = append(r.procs, p)
 	r.out.Held += report.Connected
-	took := time.Duration(report.TookMs) * time.Millisecond
+	took := time.Duration(report.TookUs) * time.Microsecond
 	r.took += took
 	if err := rest(ctx, r.cfg.Rest); err != nil {
 		return "", err
