@@ -36,10 +36,10 @@ type Client struct {
 	writing sync.Mutex     // one writer on the wire at a time
 	bodies  sync.WaitGroup // fetching missing bodies
 
-	mu          sync.Mutex     // guards the fields below
-	outbox      []*Pending     // by order of posting
-	threads     map[string]int // how many of them each thread has
-	pace        map[string]int // threads of which a message was refused: how many may be unanswered
+	mu          sync.Mutex      // guards the fields below
+	outbox      []*Pending      // by order of posting
+	threads     map[string]int  // how many of them each thread has
+	pace        map[string]pace // of threads of which a message was refused
 	nextRequest uint64
 	requests    []*request // asked and unanswered, by order
 	conn        *connection
@@ -67,7 +67,7 @@ func New(cfg Config) (*Client, error) {
 	}
 	cfg = cfg.withDefaults()
 	return &Client{
-		threads: map[string]int{}, pace: map[string]int{},
+		threads: map[string]int{}, pace: map[string]pace{},
 		cfg: cfg, wake: make(chan struct{}, 1), refreshing: make(chan struct{}, 1),
 		tokens: Tokens{Token: cfg.Token, RefreshToken: cfg.RefreshToken}, servers: append([]string{cfg.Server}, cfg.Alternatives...),
 		incarnation: cfg.Incarnation, pts: cfg.LastPts, placed: !cfg.FromConfirmed, connected: make(chan struct{}),

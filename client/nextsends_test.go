@@ -11,7 +11,7 @@ import (
 // TestNextSends: what waits holds back its thread and nothing else, and the first
 // time at which something may go out is told.
 func TestNextSends(t *testing.T) {
-	c := &Client{cfg: Config{OutboxMax: 100}, threads: map[string]int{}, pace: map[string]int{}, wake: make(chan struct{}, 1)}
+	c := &Client{cfg: Config{OutboxMax: 100}, threads: map[string]int{}, pace: map[string]pace{}, wake: make(chan struct{}, 1)}
 	conn := &connection{sends: map[uint64]*Pending{}}
 	now := time.Now()
 	post := func(thread, text string) *Pending {

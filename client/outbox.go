@@ -112,8 +112,8 @@ func (c *Client) unsent(conn *connection) bool { return len(c.outbox) > conn.una
 // time, as what was refused does, it gives the first such time. It needs mu.
 //
 // Where a message was refused "retry later", those after it in its thread would
-// be too, all of them each time it is tried: so it is tried alone, and each
-// acknowledgement lets one more be unanswered, until the thread is empty.
+// be too, all of them each time it is tried: so it is tried alone, and then the
+// thread has a [pace] until it is empty.
 //
 // A long outbox is not gone through for each message: not where all is on its
 // way, nor beyond where all threads wait.
@@ -127,7 +127,7 @@ func (c *Client) nextSends(conn *connection, now time.Time) (out []*clientpb.Cli
 	for _, p := range c.outbox {
 		previous := before[p.thread]
 		before[p.thread] = p
-		allowed, paced := c.pace[p.thread]
+		pace, paced := c.pace[p.thread]
 		if p.inFlight != 0 {
 			if paced {
 				flying[p.thread]++
@@ -138,7 +138,7 @@ func (c *Client) nextSends(conn *connection, now time.Time) (out []*clientpb.Cli
 			continue
 		}
 		early := now.Before(p.notTill)
-		if early || paced && flying[p.thread] >= allowed {
+		if early || paced && flying[p.thread] >= pace.allowed {
 			if early && (again.IsZero() || p.notTill.Before(again)) {
 				again = p.notTill
 			}
@@ -173,6 +173,23 @@ func (c *Client) nextSends(conn *connection, now time.Time) (out []*clientpb.Cli
 	return out, again
 }
 
+// pace is how many messages of a thread may be unanswered after one was refused:
+// one more each time that as many have been acknowledged, as TCP avoids
+// congestion (RFC 5681, 3.1). Were it one more for each, a client that has many
+// would fill what room there is at once, and be refused again.
+type pace struct {
+	allowed      int
+	acknowledged int // since it was raised
+}
+
+// raise is the pace after an acknowledgement.
+func (p pace) raise() pace {
+	if p.acknowledged++; p.acknowledged < p.allowed {
+		return p
+	}
+	return pace{allowed: p.allowed + 1}
+}
+
 // sendAnswered takes the answer to a message. It needs mu.
 // It returns a refusal after which the message is sent again.
 func (c *Client) sendAnswered(conn *connection, p *Pending, f *clientpb.ServerFrame) *proto.Error {
@@ -183,8 +200,8 @@ func (c *Client) sendAnswered(conn *connection, p *Pending, f *clientpb.ServerFr
 	if sent := f.GetMessageSent(); sent != nil {
 		p.took = time.Since(p.tried)
 		p.sent = Sent{Thread: p.thread, Seq: proto.Seq(sent.Seq), Time: time.UnixMilli(sent.TimeMs), ClientMsgID: p.id}
-		if allowed, paced := c.pace[p.thread]; paced {
-			c.pace[p.thread] = allowed + 1
+		if pace, paced := c.pace[p.thread]; paced {
+			c.pace[p.thread] = pace.raise()
 		}
 		c.finish(p)
 		return nil
@@ -197,7 +214,7 @@ func (c *Client) sendAnswered(conn *connection, p *Pending, f *clientpb.ServerFr
 	}
 	p.notTill = time.Now().Add(err.Retry)
 	p.refusals++
-	c.pace[p.thread] = 1
+	c.pace[p.thread] = pace{allowed: 1}
 	return err
 }
 

@@ -161,7 +161,7 @@ func TestARefusedThreadComesBackSlowly(t *testing.T) {
 		conn.say(refusal(id, proto.CodeOverloaded))
 	}
 	next := 0
-	for allowed := 1; next < messages; allowed *= 2 {
+	for allowed := 1; next < messages; allowed++ {
 		ids, sends := map[int]uint64{}, map[int]*clientpb.SendMessage{}
 		first := next
 		for ; next < min(first+allowed, messages); next++ {

@@ -25,6 +25,12 @@ func metrics() []metric {
 		{"waggle_edge_requests_total", "Requests taken from clients.", counter, func(e *Edge) float64 { return float64(e.sessions.Stats().Requests) }},
 		{"waggle_edge_requests_repeated_total", "Requests sent again after a re-attach.", counter, func(e *Edge) float64 { return float64(e.sessions.Stats().Repeated) }},
 		{"waggle_edge_messages_held_total", "Messages refused \"retry later\", since too many were under way.", counter, func(e *Edge) float64 { return float64(e.sessions.Stats().Held) }},
+		{"waggle_edge_overloaded", "1 while messages are late for so many that fewer are let through, 0 else.", gauge, func(e *Edge) float64 {
+			if e.sessions.Stats().Overloaded {
+				return 1
+			}
+			return 0
+		}},
 		{"waggle_edge_pushes_total", "Pushes written to clients.", counter, func(e *Edge) float64 { return float64(e.sessions.Stats().Pushes) }},
 		{"waggle_edge_pushes_dropped_total", "Pushes not written because the client reads slowly or one was missing.", counter, func(e *Edge) float64 { return float64(e.sessions.Stats().Dropped) }},
 		{"waggle_edge_fetches_total", "Times missing updates were asked for.", counter, func(e *Edge) float64 { return float64(e.sessions.Stats().Fetches) }},

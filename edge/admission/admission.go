@@ -4,11 +4,17 @@
 // Messages that come faster than a cell stores them wait: at each goroutine and
 // stream on their way, and for the machine's CPUs. More under way means larger
 // batches and so more throughput, up to some hundreds; beyond that only the wait
-// grows, by Little's law in step with their number. The bound is where an operator
-// wants to be between the two; docs/PERFORMANCE.md has what several of them gave.
-// It does not follow the latency: where refusing keeps the CPUs busy, a bound that
-// falls until nothing is late falls for ever, and does not rise again when the
-// load that was borne before comes back (tried).
+// grows, by Little's law in step with their number. So there are two bounds: the
+// usual one leaves room for a thousand people who write at once, and bears most.
+// Where answers stay late although nobody waits for anything else, this is
+// overload, and a smaller bound holds until it is over: less is borne, in time.
+// docs/PERFORMANCE.md has what several bounds gave.
+//
+// The bound does not follow the latency: where refusing keeps the CPUs busy, a
+// bound that falls until nothing is late falls for ever, and does not rise again
+// when the load that was borne before comes back (tried). For the same reason the
+// smaller one does not hold where those who are refused do not wait, and now and
+// then it is tried whether the usual one would do again.
 //
 // Who has unanswered messages already needs more room for the next one, ownCost
 // times as many: so those who write now and then find room beside those who send
@@ -30,11 +36,15 @@ import (
 )
 
 const (
-	// UnderWayMax is the default of New's bound.
-	UnderWayMax = 2048
+	// UnderWayMax and OverloadedMax are the defaults of New's bounds.
+	UnderWayMax   = 2048
+	OverloadedMax = 128
 	// ownCost is how many places must be free for each message of a session
 	// that is under way. Alone, one session has a third of the bound.
 	ownCost = 2
+	// crowd is the part of the bound that must be under way for an overload to
+	// begin: where there are fewer, refusing some would not serve others sooner.
+	crowd = 4
 	// slot is the grain of the clock.
 	slot = 25 * time.Millisecond
 	// young is how long a message counts: more than what one takes that waits
@@ -43,7 +53,7 @@ const (
 	slots = 10
 	// refusalsMax is how many are refused in a second before the time until the
 	// next try grows: about a tenth of what two CPUs do.
-	refusalsMax = 1000
+	refusalsMax = 2000
 	// The time until the next try is drawn from half to one and a half of a mean.
 	retryMin = 100 * time.Millisecond
 	retryMax = 8 * time.Second
@@ -53,7 +63,8 @@ const (
 
 // Gate counts the messages under way. A nil Gate lets everything through.
 type Gate struct {
-	max   int
+	max   int // under way
+	less  int // the same, in overload
 	start time.Time
 
 	mu       sync.Mutex // guards the fields below
@@ -63,41 +74,80 @@ type Gate struct {
 	retry    time.Duration
 	adjusted int64 // slot
 	refused  int   // since then
+	early    int   // of those, who had not waited since they were refused before
+	inside   int   // let through and not answered, however old
 	total    int64
+	overload overload
 }
 
 // Ticket is for a message that was let through. The zero Ticket is of none.
 type Ticket int64
 
-// New makes a gate for at most so many messages under way; 0 is [UnderWayMax],
-// and below it there is no bound and no gate.
-func New(underWayMax int) *Gate {
+// Wait is what a session was told when it was refused. The zero Wait is of one
+// that was not.
+type Wait struct {
+	from, until int64 // Unix milliseconds
+}
+
+// refuse notes a refusal and tells whether the session has not waited. What
+// comes in the first half of the time was on its way, perhaps.
+func (w *Wait) refuse(now time.Time, retry time.Duration) (early bool) {
+	at := now.UnixMilli()
+	if at >= w.until {
+		w.from, w.until = at+retry.Milliseconds()/2, at+retry.Milliseconds()
+		return false
+	}
+	return at >= w.from
+}
+
+// New makes a gate for at most so many messages under way, and so many in
+// overload. 0 is the default. With less than 0 there is no bound and no gate, or
+// none of overload's own.
+func New(underWayMax, overloadedMax int) *Gate {
 	switch {
 	case underWayMax < 0:
 		return nil
 	case underWayMax == 0:
 		underWayMax = UnderWayMax
 	}
-	return &Gate{max: underWayMax, start: time.Now(), retry: retryMin}
+	if overloadedMax == 0 {
+		overloadedMax = OverloadedMax
+	}
+	if overloadedMax < 0 || overloadedMax > underWayMax {
+		overloadedMax = underWayMax
+	}
+	return &Gate{max: underWayMax, less: overloadedMax, start: time.Now(), retry: retryMin}
 }
 
 // Enter lets a message of a session through that has so many of its own under
-// way, or tells after what time to try again. A message let through must
-// [Gate.Leave].
-func (g *Gate) Enter(now time.Time, own int) (Ticket, time.Duration) {
+// way, or tells after what time to try again, which it keeps in the session's
+// wait. A message let through must [Gate.Leave].
+func (g *Gate) Enter(now time.Time, own int, wait *Wait) (Ticket, time.Duration) {
 	if g == nil {
 		return 0, 0
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.advance(now)
-	if g.underWay+ownCost*own >= g.max {
+	if g.inside >= g.max/crowd {
+		g.overload.begin(g.now)
+	}
+	bound := g.max
+	if g.overload.on {
+		bound = g.less
+	}
+	if g.underWay+ownCost*own >= bound {
 		g.refused++
 		g.total++
-		return 0, g.retry/2 + rand.N(g.retry)
+		retry := g.retry/2 + rand.N(g.retry)
+		if wait.refuse(now, retry) {
+			g.early++
+		}
+		return 0, retry
 	}
 	g.counts[g.now%slots]++
 	g.underWay++
+	g.inside++
 	return Ticket(g.now + 1), 0
 }
 
@@ -109,10 +159,13 @@ func (g *Gate) Leave(t Ticket, now time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.advance(now)
-	if came := int64(t) - 1; g.now-came < slots {
+	g.inside--
+	came := int64(t) - 1
+	if g.now-came < slots {
 		g.counts[came%slots]--
 		g.underWay--
 	}
+	g.overload.answered(g.now - came)
 }
 
 // Refused is how many messages were, since the start.
@@ -123,6 +176,17 @@ func (g *Gate) Refused() int64 {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.total
+}
+
+// Overloaded says whether the bound of overload holds.
+func (g *Gate) Overloaded(now time.Time) bool {
+	if g == nil {
+		return false
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.advance(now)
+	return g.overload.on
 }
 
 // advance forgets what is not young any more, and adjusts the time until the
@@ -136,12 +200,14 @@ func (g *Gate) advance(now time.Time) {
 	}
 	g.now = max(g.now, at)
 	if past := g.now - g.adjusted; past >= adjustSlots {
-		switch perSecond := int64(g.refused) * int64(time.Second/slot) / past; {
+		perSecond := int64(g.refused) * int64(time.Second/slot) / past
+		switch {
 		case perSecond > refusalsMax:
 			g.retry = min(g.retry*3/2, retryMax)
 		case perSecond < refusalsMax/2:
 			g.retry = max(g.retry*2/3, retryMin)
 		}
-		g.adjusted, g.refused = g.now, 0
+		g.overload.adjust(g.now, g.refused, g.early)
+		g.adjusted, g.refused, g.early = g.now, 0, 0
 	}
 }

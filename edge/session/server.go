@@ -35,6 +35,9 @@ type Config struct {
 	// together; more are refused "retry later". 0: [admission.UnderWayMax],
 	// below it: no bound.
 	MessagesUnderWayMax int
+	// MessagesOverloadedMax is the same while the edge is overloaded. 0:
+	// [admission.OverloadedMax], below it: the same bound.
+	MessagesOverloadedMax int
 }
 
 // Deps are what sessions work with.
@@ -88,6 +91,9 @@ type Stats struct {
 	Dropped  int64 // pushes not written, to be fetched
 	Fetches  int64
 	Held     int64 // messages refused "retry later", since too many were under way
+	// Overloaded says whether messages are late for so many that fewer are let
+	// through.
+	Overloaded bool
 }
 
 var _ listen.Handler = (*Server)(nil)
@@ -112,7 +118,7 @@ func New(cfg Config, deps Deps) *Server {
 	}
 	s := &Server{
 		cfg: cfg, edge: string(deps.Edge), router: deps.Router, keys: deps.Keys, gate: deps.Gate, log: deps.Log,
-		behind: map[*Session]struct{}{}, admission: admission.New(cfg.MessagesUnderWayMax),
+		behind: map[*Session]struct{}{}, admission: admission.New(cfg.MessagesUnderWayMax, cfg.MessagesOverloadedMax),
 	}
 	s.lastID.Store(uint64(time.Now().UnixMilli()) << 20)
 	return s
@@ -287,5 +293,5 @@ func (s *Server) Lookup(user proto.EntityID) []Info {
 // Stats counts.
 func (s *Server) Stats() Stats {
 	c := &s.counts
-	return Stats{c.logins.Load(), c.refused.Load(), c.requests.Load(), c.repeated.Load(), c.pushes.Load(), c.dropped.Load(), c.fetches.Load(), s.admission.Refused()}
+	return Stats{c.logins.Load(), c.refused.Load(), c.requests.Load(), c.repeated.Load(), c.pushes.Load(), c.dropped.Load(), c.fetches.Load(), s.admission.Refused(), s.admission.Overloaded(time.Now())}
 }

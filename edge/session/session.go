@@ -5,13 +5,12 @@ import (
 	"sync/atomic"
 	"time"
 
-	pb "google.golang.org/protobuf/proto"
-
 	"github.com/waggle-im/waggle/edge/admission"
 	"github.com/waggle-im/waggle/edge/listen"
 	"github.com/waggle-im/waggle/edge/router"
 	"github.com/waggle-im/waggle/proto"
 	clientpb "github.com/waggle-im/waggle/proto/client"
+	"github.com/waggle-im/waggle/proto/codec"
 )
 
 type phase uint8
@@ -55,6 +54,7 @@ type Session struct {
 	confirmed    uint64 // the newest the client confirmed
 	progress     int64  // Unix milliseconds: last asked for or got updates
 	incarnation  string
+	wait         admission.Wait
 	pending      []request
 }
 
@@ -71,7 +71,7 @@ func (s *Session) Frame(b []byte) {
 	now := time.Now()
 	s.heard.Store(now.UnixMilli())
 	var f clientpb.ClientFrame
-	if err := pb.Unmarshal(b, &f); err != nil {
+	if err := codec.Unmarshal(b, &f); err != nil {
 		s.refuse(0, proto.Errorf(proto.CodeBadFrame, "a frame of %d bytes is not a ClientFrame", len(b)))
 		return
 	}
@@ -139,7 +139,7 @@ func (s *Session) requestLocked(id uint64, b []byte, message bool, now time.Time
 	var ticket admission.Ticket
 	if message {
 		var wait time.Duration
-		if ticket, wait = s.server.admission.Enter(now, len(s.pending)); wait > 0 {
+		if ticket, wait = s.server.admission.Enter(now, len(s.pending), &s.wait); wait > 0 {
 			err := proto.Errorf(proto.CodeOverloaded, "too many messages are under way")
 			err.Retry = wait
 			s.sendLocked(encodeError(id, err))

@@ -252,7 +252,7 @@ func newEdge(cfg Config, env Env) (*Daemon, error) {
 	}
 	proxy := cellclient.NewFilesProxy(m.cluster, m.certs.ClientTLS)
 	e, err := edge.New(edge.Config{ExemptLoopback: cfg.Edge.ExemptLoopback, DrainRate: cfg.Edge.DrainRate, TrustedProxies: proxies, Session: session.Config{
-		MessagesUnderWayMax: cfg.Edge.MessagesUnderWay,
+		MessagesUnderWayMax: cfg.Edge.MessagesUnderWay, MessagesOverloadedMax: cfg.Edge.MessagesOverloaded,
 	}, Listen: listen.Config{
 		Addr: cfg.Edge.Listen, PlaintextAddr: cfg.Edge.Plaintext, ExemptLoopback: cfg.Edge.ExemptLoopback,
 		StatelessResetKey: resetKey,

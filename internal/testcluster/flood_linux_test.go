@@ -3,9 +3,15 @@ package testcluster
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -25,12 +31,25 @@ const (
 // flood is what strangers do before they log in, from addresses of their own
 // (Linux answers on all of 127.0.0.0/8).
 type flood struct {
-	c         *Cluster
+	order     floodOrder
 	ctx       context.Context
 	wg        sync.WaitGroup
 	opened    atomic.Int64
 	ended     atomic.Int64 // by the server
 	outlasted atomic.Int64 // the server's deadline, by far
+}
+
+// floodOrder is where strangers go, and how many.
+type floodOrder struct {
+	Listen, Plaintext string
+	CA                []byte // PEM
+	Addresses         []string
+	Each              int // of each kind, from each address
+}
+
+// floodCounts is what they have seen so far.
+type floodCounts struct {
+	Opened, Ended, Outlasted int64
 }
 
 // lasts is far above every deadline before login.
@@ -95,13 +114,15 @@ func (f *flood) drip(conn net.Conn, bytes []byte) error {
 // announced, and its first bytes.
 var begunTLS = [...]byte{22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3}
 
-// start lets strangers at the edge, n of each kind from each address.
-func (f *flood) start(addresses []string, n int) {
-	listen, plain := f.c.options.Listen, f.c.options.Plaintext
+// start lets strangers at the edge.
+func (f *flood) start() error {
+	listen, plain := f.order.Listen, f.order.Plaintext
 	hello := append([]byte{0, 0, 0, 200}, make([]byte, 200)...)
-	trusting := f.c.TLS()
-	trusting.NextProtos, trusting.ServerName = []string{proto.ALPN}, "localhost"
-	for _, addr := range addresses {
+	trusting := &tls.Config{RootCAs: x509.NewCertPool(), NextProtos: []string{proto.ALPN}, ServerName: "localhost"}
+	if !trusting.RootCAs.AppendCertsFromPEM(f.order.CA) {
+		return errors.New("no authority")
+	}
+	for _, addr := range f.order.Addresses {
 		for _, kind := range []struct {
 			server string
 			do     func(net.Conn) error
@@ -120,12 +141,21 @@ func (f *flood) start(addresses []string, n int) {
 				return untilEnd(secure)
 			}},
 		} {
-			for range n {
+			for range f.order.Each {
 				f.wg.Go(func() { f.stranger(addr, kind.server, kind.do) })
 			}
 		}
-		f.wg.Go(func() { f.storm(addr, trusting) })
+		udp, err := net.ListenPacket("udp", addr+":0")
+		if err != nil {
+			return err
+		}
+		server, err := net.ResolveUDPAddr("udp", listen)
+		if err != nil {
+			return err
+		}
+		f.wg.Go(func() { f.storm(udp, server, trusting) })
 	}
+	return nil
 }
 
 // deaf never hears what is answered.
@@ -140,17 +170,7 @@ func (d deaf) ReadFrom(b []byte) (int, net.Addr, error) {
 }
 
 // storm begins QUIC handshakes and hears none of the answers.
-func (f *flood) storm(addr string, trusting *tls.Config) {
-	udp, err := net.ListenPacket("udp", addr+":0")
-	if err != nil {
-		f.c.t.Error(err)
-		return
-	}
-	server, err := net.ResolveUDPAddr("udp", f.c.options.Listen)
-	if err != nil {
-		f.c.t.Error(err)
-		return
-	}
+func (f *flood) storm(udp net.PacketConn, server net.Addr, trusting *tls.Config) {
 	transport := &quic.Transport{Conn: deaf{udp}}
 	defer func() { _ = transport.Close(); _ = udp.Close() }()
 	for f.ctx.Err() == nil {
@@ -169,6 +189,111 @@ func (f *flood) storm(addr string, trusting *tls.Config) {
 	}
 }
 
+// TestFloodProcess is a flood: strangers are elsewhere and have CPUs of their
+// own, so they run in a process that takes only what CPU the others leave. It
+// is for TestFloodBeforeLogin, which tells it by its standard input what to do
+// and, by closing that, to end.
+func TestFloodProcess(t *testing.T) {
+	if os.Getenv(floodEnv) == "" {
+		t.Skip("TestFloodBeforeLogin runs it")
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	f := &flood{ctx: ctx}
+	in := json.NewDecoder(os.Stdin)
+	if err := in.Decode(&f.order); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { // ends with the input
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		cancel()
+	}()
+	out := json.NewEncoder(os.Stdout)
+	for ctx.Err() == nil {
+		_ = out.Encode(floodCounts{f.opened.Load(), f.ended.Load(), f.outlasted.Load()})
+		select {
+		case <-ctx.Done():
+		case <-time.After(100 * time.Millisecond): // its pace
+		}
+	}
+	f.wg.Wait()
+	_ = out.Encode(floodCounts{f.opened.Load(), f.ended.Load(), f.outlasted.Load()})
+}
+
+const floodEnv = "WAGGLE_TEST_FLOOD"
+
+// strangers is a flood in a process of its own.
+type strangers struct {
+	in     io.Closer
+	cmd    *exec.Cmd
+	mu     sync.Mutex
+	counts floodCounts
+	done   chan struct{}
+}
+
+// startStrangers starts n strangers of each kind from each address. The test
+// must end them.
+func (c *Cluster) startStrangers(addresses []string, n int) *strangers {
+	c.t.Helper()
+	ca, err := os.ReadFile(filepath.Join(c.options.DataDir, "ca.pem"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	// #nosec G204 -- this test itself
+	cmd := exec.Command("nice", "-n", "19", os.Args[0], "-test.run=^TestFloodProcess$")
+	cmd.Env = append(os.Environ(), floodEnv+"=1")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		c.t.Fatal(err)
+	}
+	s := &strangers{in: in, cmd: cmd, done: make(chan struct{})}
+	go func() { // ends with the process
+		defer close(s.done)
+		lines := json.NewDecoder(out)
+		for {
+			var counts floodCounts
+			if err := lines.Decode(&counts); err != nil {
+				_, _ = io.Copy(io.Discard, out)
+				return
+			}
+			s.mu.Lock()
+			s.counts = counts
+			s.mu.Unlock()
+		}
+	}()
+	order := floodOrder{Listen: c.options.Listen, Plaintext: c.options.Plaintext, CA: ca, Addresses: addresses, Each: n}
+	if err := json.NewEncoder(in).Encode(order); err != nil {
+		c.t.Fatal(err)
+	}
+	return s
+}
+
+func (s *strangers) now() floodCounts {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.counts
+}
+
+// end ends the flood and gives its last counts.
+func (s *strangers) end(t *testing.T) floodCounts {
+	_ = s.in.Close()
+	<-s.done
+	if err := s.cmd.Wait(); err != nil {
+		t.Errorf("the strangers' process: %v", err)
+	}
+	return s.now()
+}
+
 // Strangers who hold connections open without logging in are held to the
 // limits and thrown out by their deadlines; people who are logged in go on
 // chatting at nearly their usual pace.
@@ -185,9 +310,7 @@ func TestFloodBeforeLogin(t *testing.T) {
 	addresses := []string{"127.0.0.11", "127.0.0.12", "127.0.0.13", "127.0.0.14", "127.0.0.15", "127.0.0.16"}
 	for round := range rounds {
 		calm := w.Talk(each)
-		ctx, cancel := context.WithCancel(context.Background())
-		f := &flood{c: c, ctx: ctx}
-		f.start(addresses, 60)
+		f := c.startStrangers(addresses, 60)
 		refused := c.Gauges(edge)["waggle_edge_connections_refused_total"]
 		most := 0.0
 		c.Until("the limits are reached", func() error {
@@ -203,17 +326,16 @@ func TestFloodBeforeLogin(t *testing.T) {
 		most = max(most, g["waggle_edge_half_open"])
 		during := c.Level(edge)
 		c.Until("strangers are thrown out", func() error {
-			if f.ended.Load() == 0 {
-				return fmt.Errorf("of %d nobody", f.opened.Load())
+			if n := f.now(); n.Ended == 0 {
+				return fmt.Errorf("of %d nobody", n.Opened)
 			}
 			return nil
 		})
-		cancel()
-		f.wg.Wait()
+		seen := f.end(t)
 		t.Logf("round %d: calm %s; flooded %s (p99 × %.1f)", round, calm, flooded, float64(flooded.P99)/float64(calm.P99))
 		t.Logf("round %d: %d connections opened, %d ended by the server, %.0f refused, at most %.0f half-open; %s", round,
-			f.opened.Load(), f.ended.Load(), g["waggle_edge_connections_refused_total"]-refused, most, during)
-		if n := f.outlasted.Load(); n > 0 {
+			seen.Opened, seen.Ended, g["waggle_edge_connections_refused_total"]-refused, most, during)
+		if n := seen.Outlasted; n > 0 {
 			t.Errorf("%d connections lasted longer than %s without logging in", n, lasts)
 		}
 		if limit := float64(len(addresses) * halfOpenPerAddress); most > limit {

@@ -1,0 +1,90 @@
+package admission
+
+import "time"
+
+// overload decides when the smaller bound holds.
+//
+//	        most answers were late, many under way
+//	usual ──────────────────────────────────────────► overloaded
+//	  ▲                                                   │
+//	  ├── nobody was refused for a second ────────────────┤
+//	  ├── the refused do not wait: not again for a while ─┤
+//	  └── to see if the usual bound would do now ─────────┘
+//
+// Times are slots.
+type overload struct {
+	on    bool
+	since int64 // it is so
+	// trial is how long it lasts before the usual bound is tried: longer after
+	// each trial that failed.
+	trial     int64
+	notBefore int64 // it begins again
+	refusedAt int64 // last
+
+	late float64 // share of the recent answers
+}
+
+const (
+	// lateAfter is what an answer takes where messages wait for each other:
+	// several times what one of a full batch does.
+	lateAfter = int64(75 * time.Millisecond / slot)
+	// memory is the weight of an answer among the recent ones.
+	memory = 1.0 / 64
+	// calm is how long nobody is refused when an overload is over.
+	calm = int64(time.Second / slot)
+	// The first trial fails at the cost of some tenths of a second of late
+	// answers, so trials are to be a small part of an overload.
+	trialMin = int64(30 * time.Second / slot)
+	trialMax = int64(4 * time.Minute / slot)
+	// ignoredMin refusals between two adjustments, of which one in ignoredShare
+	// is of somebody who has not waited, are a crowd that does not wait.
+	ignoredMin   = refusalsMax / 4
+	ignoredShare = 4
+)
+
+// answered counts a message that was answered after so many slots.
+func (o *overload) answered(took int64) {
+	late := 0.0
+	if took >= lateAfter {
+		late = 1
+	}
+	o.late += memory * (late - o.late)
+}
+
+// begin decides whether an overload begins among many that are unanswered.
+func (o *overload) begin(now int64) {
+	if !o.on && o.late > 0.5 && now >= o.notBefore {
+		o.turn(true, now)
+	}
+}
+
+func (o *overload) turn(on bool, now int64) {
+	if on && now-o.since >= trialMin || o.trial == 0 {
+		o.trial = trialMin // what was tried last went well
+	}
+	o.on, o.since = on, now
+	o.late = 0
+}
+
+// adjust looks at what has been, some times a second: so many were refused, and
+// so many of these had not waited as they were told.
+func (o *overload) adjust(now int64, refused, early int) {
+	if refused > 0 {
+		o.refusedAt = now
+	}
+	ignored := refused >= ignoredMin && ignoredShare*early >= refused
+	if ignored {
+		o.notBefore = now + trialMin
+	}
+	switch {
+	case !o.on:
+	case now-max(o.refusedAt, o.since) >= calm:
+		o.turn(false, now)
+		o.trial = trialMin
+	case ignored:
+		o.turn(false, now)
+	case now-o.since >= o.trial:
+		o.turn(false, now)
+		o.trial = min(2*o.trial, trialMax)
+	}
+}
