@@ -243,7 +243,7 @@ func (c *Cluster) startStrangers(addresses []string, n int) *strangers {
 		c.t.Fatal(err)
 	}
 	// #nosec G204 -- this test itself
-	cmd := exec.Command("nice", "-n", "19", os.Args[0], "-test.run=^TestFloodProcess$")
+	cmd := exec.Command("chrt", "--idle", "0", os.Args[0], "-test.run=^TestFloodProcess$")
 	cmd.Env = append(os.Environ(), floodEnv+"=1")
 	in, err := cmd.StdinPipe()
 	if err != nil {
