@@ -63,6 +63,9 @@ func TestAgainstACluster(t *testing.T) {
 	t.Run("closed loop of three processes", func(t *testing.T) {
 		checkRun(t, RunConfig{Common: commonFor(t, c, client.Plain), Pairs: 3, Window: 4, SizeBytes: SizeBytesMin, Duration: time.Second, Placement: SameCell, Procs: 3})
 	})
+	t.Run("closed loop of many beside each other", func(t *testing.T) { // whoever posts two at once must record them as he posts them
+		checkRun(t, RunConfig{Common: commonFor(t, c, client.TCP), Pairs: 2, Window: 40, SizeBytes: SizeBytesMin, Duration: time.Second, Placement: SameCell})
+	})
 	t.Run("a process that dies", func(t *testing.T) { checkDeadMember(t, commonFor(t, c, client.TCP)) })
 	for _, transport := range []client.Transport{client.Plain, client.TCP, client.QUIC} {
 		t.Run("idle "+string(transport), func(t *testing.T) { checkIdle(t, commonFor(t, c, transport)) })

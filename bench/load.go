@@ -41,6 +41,7 @@ type person struct {
 	up       atomic.Bool  // connected, as last heard
 	expected atomic.Int64 // stored messages of the person's threads
 	events   atomic.Int64 // received
+	posting  sync.Mutex   // held from recording a post to having posted: their orders are one
 
 	mu      sync.Mutex // guards the fields below
 	pts     proto.Pts  // of the last update recorded
@@ -254,8 +255,10 @@ func (l *load) post(n int64, at time.Duration) func() {
 		l.sent.Add(1)
 	}
 	l.outstanding.Add(1)
+	p.posting.Lock()
 	record := p.record.Posted(thread, text)
 	pending, err := p.Post(thread, text)
+	p.posting.Unlock()
 	if err != nil {
 		l.outstanding.Add(-1)
 		record.Failed(err)

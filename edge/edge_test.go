@@ -507,6 +507,45 @@ func TestTooManyMessagesUnderWay(t *testing.T) {
 	eventually(t, "the message of somebody who had none", func() bool { return slices.Contains(s.w.requests(), "other") })
 }
 
+// TestOverloadedEdge: while answers are late for many, two messages may be under
+// way and not sixteen; when they are in time again, and nobody was refused for a
+// second, sixteen may.
+func TestOverloadedEdge(t *testing.T) {
+	s := newSetup(t, Config{Session: session.Config{MessagesUnderWayMax: 16, MessagesOverloadedMax: 2}})
+	s.h1.set(func(h *host) { h.late = 150 * time.Millisecond })
+	peers := make([]*peer, 8)
+	for i := range peers {
+		peers[i] = s.login(t, "plain", 0)
+	}
+	id := uint64(0)
+	round := func() (refused int) { // everybody writes at once
+		id++
+		for i, p := range peers {
+			p.send(id, fmt.Sprintf("%d of %d", id, i))
+		}
+		for _, p := range peers {
+			if e := p.mustHear().GetError(); proto.Code(e.GetCode()) == proto.CodeOverloaded {
+				refused++
+			}
+		}
+		return refused
+	}
+	rounds := 1
+	for ; round() == 0; rounds++ {
+		if rounds > 100 {
+			t.Fatal("nobody is refused")
+		}
+	}
+	if n := round(); n != len(peers)-2 || !s.e.sessions.Stats().Overloaded {
+		t.Errorf("of %d messages %d are refused, overloaded: %v", len(peers), n, s.e.sessions.Stats().Overloaded)
+	}
+	s.h1.set(func(h *host) { h.late = 0 })
+	eventually(t, "the end of the overload", func() bool { return !s.e.sessions.Stats().Overloaded })
+	if n := round(); n > 0 {
+		t.Errorf("afterwards %d are refused", n)
+	}
+}
+
 var alternatives = []string{"idle.example:443", "other.example:443"}
 
 // An edge that stops sends everybody elsewhere, and waits for those that can

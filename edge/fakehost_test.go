@@ -83,10 +83,11 @@ type host struct {
 
 	mu       sync.Mutex // guards the fields below
 	streams  map[*hostStream]bool
-	mute     bool // requests get no answer
-	deaf     bool // nothing gets an answer
-	takes    bool // it serves the requests that come with an attach
-	skipPush int  // that many pushes are lost
+	mute     bool          // requests get no answer
+	late     time.Duration // they get it after that
+	deaf     bool          // nothing gets an answer
+	takes    bool          // it serves the requests that come with an attach
+	skipPush int           // that many pushes are lost
 	fetches  int
 	detached int
 	attaches []*cellpb.AttachSession
@@ -217,7 +218,7 @@ func (s *hostStream) request(session uint64, raw []byte) {
 	}
 	w.mu.Unlock()
 	s.h.mu.Lock()
-	mute := s.h.mute
+	mute, late := s.h.mute, s.h.late
 	s.h.mu.Unlock()
 	reply := &clientpb.ServerFrame{Id: f.Id, Body: &clientpb.ServerFrame_MessageSent{MessageSent: &clientpb.MessageSent{Thread: text}}}
 	switch {
@@ -226,7 +227,12 @@ func (s *hostStream) request(session uint64, raw []byte) {
 	case mute:
 		return
 	}
-	s.send(&cellpb.HostFrame{Sessions: []uint64{session}, Body: &cellpb.HostFrame_Response{Response: mustMarshal(reply)}})
+	answer := &cellpb.HostFrame{Sessions: []uint64{session}, Body: &cellpb.HostFrame_Response{Response: mustMarshal(reply)}}
+	if late > 0 {
+		time.AfterFunc(late, func() { s.send(answer) })
+		return
+	}
+	s.send(answer)
 }
 
 func (s *hostStream) pushAfter(session uint64, after uint64) {
