@@ -38,7 +38,7 @@ import (
 const (
 	// UnderWayMax and OverloadedMax are the defaults of New's bounds.
 	UnderWayMax   = 2048
-	OverloadedMax = 128
+	OverloadedMax = 144
 	// ownCost is how many places must be free for each message of a session
 	// that is under way. Alone, one session has a third of the bound.
 	ownCost = 2

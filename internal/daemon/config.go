@@ -180,7 +180,7 @@ type EdgeConfig struct {
 	DrainRate      int    `koanf:"drain_rate"`      // sessions asked per second to go elsewhere; default 1000
 
 	MessagesUnderWay   int `koanf:"messages_under_way"`  // unanswered ones of all clients; default 2048, -1: no bound
-	MessagesOverloaded int `koanf:"messages_overloaded"` // the same in overload; default 128, -1: no other bound
+	MessagesOverloaded int `koanf:"messages_overloaded"` // the same in overload; default 144, -1: no other bound
 }
 
 // plain is where the edge takes clients without TLS, as others are told; empty:
