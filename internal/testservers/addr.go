@@ -2,33 +2,20 @@ package testservers
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net"
-	"os"
-	"sync/atomic"
 	"testing"
 )
 
-const (
-	// Test processes that run beside each other take ports from slices of their
-	// own, by their process ids.
-	slices     = 20
-	slicePorts = 500
-)
-
-// nextPort is one less than the next port of this process's slice to be tried.
-var nextPort atomic.Uint32
-
-// FreeAddr is a loopback address nobody uses just now and nobody is likely to
-// take before it is listened on: it is below the ports that systems give to
-// outgoing connections, and a process gives no port twice until it has given
-// all it has.
+// FreeAddr is a loopback address nobody uses just now. It is below the ports
+// that systems give to outgoing connections, one of which may otherwise take it
+// before it is listened on.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
 	var err error
-	for range slicePorts {
-		port := 10_000 + os.Getpid()%slices*slicePorts + int(nextPort.Add(1)%slicePorts)
+	for range 100 {
 		var l net.Listener
-		if l, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+		if l, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10_000+rand.N(10_000))); err == nil {
 			defer l.Close()
 			return l.Addr().String()
 		}
