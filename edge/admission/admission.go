@@ -38,8 +38,8 @@ import (
 const (
 	// UnderWayMax is the default of New's first bound.
 	UnderWayMax = 2048
-	// OverloadedMax is the default of its second, measured on two CPUs
-	// (docs/PERFORMANCE.md): with 192, p99 of what is accepted left 50 ms.
+	// OverloadedMax is the default of its second, between 128 and 160, which
+	// were measured on two CPUs (docs/PERFORMANCE.md).
 	OverloadedMax = 144
 	// ownCost is how many places must be free for each message of a session
 	// that is under way. Alone, one session has a third of the bound.
