@@ -116,7 +116,9 @@ type Config struct {
 	NoReconnect bool
 	// OutboxMax bounds the messages not yet acknowledged; default 10,000.
 	OutboxMax int
-	// DialTimeout bounds one attempt, handshake and Hello included; default 5 s.
+	// DialTimeout bounds one attempt, handshake and Hello included; default 10 s,
+	// in which an edge gets through the handshakes of some ten thousand clients
+	// that have all lost another.
 	DialTimeout time.Duration
 	// QUICTimeout is when an attempt by Auto gives QUIC up for TCP; default 1.5 s.
 	QUICTimeout time.Duration
@@ -149,7 +151,7 @@ func (c Config) withDefaults() Config {
 		c.OutboxMax = 10_000
 	}
 	if c.DialTimeout == 0 {
-		c.DialTimeout = 5 * time.Second
+		c.DialTimeout = 10 * time.Second
 	}
 	if c.QUICTimeout == 0 {
 		c.QUICTimeout = 1500 * time.Millisecond

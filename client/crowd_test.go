@@ -2,10 +2,16 @@ package client
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
+	"math/big"
 	"net"
+	"sync"
 	"testing"
 	"time"
 
@@ -55,5 +61,58 @@ func TestNextWait(t *testing.T) {
 	}
 	if backoff != backoffMax {
 		t.Errorf("ends at %s", backoff)
+	}
+}
+
+// A TLS server that ends handshakes is crowded too, be it with an alert or
+// without a word; one that cannot be reached, or is not to be trusted, is not.
+func TestCrowdedOverTLS(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate := tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+	refusal := errors.New("the line is too long")
+	for name, c := range map[string]struct {
+		serve func(net.Conn)
+		want  bool
+	}{
+		"closes": {func(c net.Conn) { _ = c.Close() }, true},
+		"alert": {func(c net.Conn) {
+			_ = tls.Server(c, &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return nil, refusal }}).Handshake()
+			_ = c.Close()
+		}, true},
+		"unknown authority": {func(c net.Conn) {
+			_ = tls.Server(c, &tls.Config{Certificates: []tls.Certificate{certificate}, NextProtos: []string{proto.ALPN}}).Handshake()
+			_ = c.Close()
+		}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ln, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			var serving sync.WaitGroup
+			defer serving.Wait()
+			defer ln.Close()
+			serving.Go(func() {
+				if conn, err := ln.Accept(); err == nil {
+					c.serve(conn)
+				}
+			})
+			cfg := Config{Server: ln.Addr().String(), Transport: TCP, Token: "t"}.withDefaults()
+			if _, err := dial(t.Context(), &cfg, cfg.Server); err == nil || crowded(err) != c.want {
+				t.Errorf("crowded is %t: %v", crowded(err), err)
+			}
+		})
+	}
+	cfg := Config{Server: "127.0.0.1:1", Transport: TCP, Token: "t"}.withDefaults()
+	if _, err := dial(t.Context(), &cfg, cfg.Server); err == nil || crowded(err) {
+		t.Errorf("a server that is not there is crowded: %v", err)
 	}
 }

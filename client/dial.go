@@ -94,16 +94,41 @@ func dialQUIC(ctx context.Context, cfg *Config, server string, silent time.Durat
 }
 
 // crowded tells whether a server had too many new connections at work. QUIC
-// says so in the handshake or right after.
+// says so in the handshake or right after; with TLS it ends the handshake.
 func crowded(err error) bool {
+	if _, ok := errors.AsType[*handshakeEnded](err); ok {
+		return true
+	}
 	refused, ok := errors.AsType[*quic.TransportError](err)
 	return ok && refused.ErrorCode == quic.ConnectionRefused
+}
+
+// handshakeEnded is the error of a TLS handshake that the server has ended,
+// with an alert or without a word.
+type handshakeEnded struct{ cause error }
+
+func (e *handshakeEnded) Error() string {
+	return "the server ended the TLS handshake: " + e.cause.Error()
+}
+func (e *handshakeEnded) Unwrap() error { return e.cause }
+
+// endedByServer tells whether the server has ended a TLS handshake, by what
+// crypto/tls says of it.
+func endedByServer(err error) bool {
+	if errors.Is(err, io.EOF) {
+		return true
+	}
+	on, ok := errors.AsType[*net.OpError](err)
+	return ok && !on.Timeout() && on.Op != "dial"
 }
 
 func dialTLS(ctx context.Context, cfg *Config, server string) (*wire, error) {
 	d := tls.Dialer{Config: tlsConfig(cfg, server)}
 	conn, err := d.DialContext(ctx, "tcp", server)
 	if err != nil {
+		if ctx.Err() == nil && endedByServer(err) {
+			err = &handshakeEnded{err}
+		}
 		return nil, fmt.Errorf("client: connect to %s: %w", server, err)
 	}
 	return netWire(conn, TCP), nil

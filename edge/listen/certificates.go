@@ -44,6 +44,7 @@ func (c *certificates) current() (tcp, quic *tls.Config) {
 	if source != c.last {
 		c.last = source
 		c.overTCP = derive(source, proto.ALPN, "h2", "http/1.1")
+		c.overTCP.GetConfigForClient = takeTurn
 		c.overQUIC = derive(source, proto.ALPN, http3.NextProtoH3)
 	}
 	return c.overTCP, c.overQUIC

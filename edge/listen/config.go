@@ -30,7 +30,8 @@ type Config struct {
 	// such connections are closed.
 	HTTP http.Handler
 
-	// HelloTimeout is from accept to SetLoggedIn. 0: proto.HelloTimeout.
+	// HelloTimeout is from accept to SetLoggedIn, without the time that a TLS
+	// connection waits in line for its handshake. 0: proto.HelloTimeout.
 	HelloTimeout time.Duration
 	// HandshakeTimeout bounds a TLS or QUIC handshake.
 	// 0: proto.HandshakeTimeout.
@@ -58,9 +59,12 @@ type Config struct {
 	HalfOpenPerAddressMax int
 	// NewPerAddressPerSecondMax bounds accepts per peer address. 0: 200.
 	NewPerAddressPerSecondMax int
-	// HandshakesMax bounds TLS handshakes running at once; more wait in the
-	// kernel's backlog. 0: 1,024.
+	// HandshakesMax bounds TLS handshakes begun at once; more wait in line. 0: 1,024.
 	HandshakesMax int
+	// LineWaitMax is how long a client may have waited for its handshake. One
+	// that waited longer is refused when its turn comes: it would give up before
+	// it is logged in, which the SDK does after 10 s. 0: 6 s.
+	LineWaitMax time.Duration
 	// QUICHandshakesMax bounds QUIC handshakes at work; more are refused at
 	// their first datagram. Those of the second half must have proved their
 	// address. 0: 256, which a core or two finish in a quarter of a second.
@@ -85,7 +89,7 @@ func (c Config) Validate() error {
 	}
 	for name, d := range map[string]time.Duration{
 		"hello": c.HelloTimeout, "handshake": c.HandshakeTimeout, "slow writer": c.SlowWriterTimeout,
-		"close flush": c.CloseFlushTimeout, "QUIC idle": c.QUICIdleTimeout,
+		"close flush": c.CloseFlushTimeout, "QUIC idle": c.QUICIdleTimeout, "line": c.LineWaitMax,
 	} {
 		if d < 0 {
 			return fmt.Errorf("listen: the %s timeout is %s; it must not be negative", name, d)
@@ -115,6 +119,7 @@ func (c Config) withDefaults() Config {
 	c.HalfOpenPerAddressMax = orDefault(c.HalfOpenPerAddressMax, 256)
 	c.NewPerAddressPerSecondMax = orDefault(c.NewPerAddressPerSecondMax, 200)
 	c.HandshakesMax = orDefault(c.HandshakesMax, 1024)
+	c.LineWaitMax = orDefault(c.LineWaitMax, 6*time.Second)
 	c.QUICHandshakesMax = orDefault(c.QUICHandshakesMax, 256)
 	c.Pollers = orDefault(c.Pollers, 2)
 	return c

@@ -33,8 +33,8 @@ type Listener struct {
 	quic       *quic.Listener
 	transport  *quic.Transport
 
-	buffers    pool
-	handshakes chan struct{} // one element per TLS handshake running
+	buffers pool
+	line    line // of TLS connections whose handshake has not begun
 	// quicHandshakes are admitted and not yet accepted, nor ended.
 	quicHandshakes atomic.Int64
 	quicAcceptors  atomic.Int64  // waiting, beside the one that always does
@@ -64,11 +64,11 @@ func New(cfg Config, handler Handler, log *slog.Logger) (*Listener, error) {
 	l := &Listener{
 		cfg: cfg, handler: handler, log: log,
 		limiter: newLimiter(cfg), sweeper: newSweeper(),
-		certs:      certificates{source: cfg.TLS},
-		http:       newHTTPSide(cfg.HTTP),
-		handshakes: make(chan struct{}, cfg.HandshakesMax),
-		quicBegun:  make(chan struct{}, 1),
-		streams:    map[*streamConn]struct{}{},
+		certs:     certificates{source: cfg.TLS},
+		http:      newHTTPSide(cfg.HTTP),
+		line:      newLine(cfg),
+		quicBegun: make(chan struct{}, 1),
+		streams:   map[*streamConn]struct{}{},
 	}
 	err := l.bind()
 	if err == nil && !cfg.Portable {
@@ -157,11 +157,13 @@ func (l *Listener) Run(ctx context.Context) error {
 	}
 	if l.tcp != nil {
 		l.tasks.Go(func() { l.accept(ctx, l.tcp, l.acceptTLS) })
+		l.tasks.Go(func() { l.line.run(ctx, l) })
 		l.tasks.Go(func() { l.acceptQUIC(ctx) })
 	}
 	<-ctx.Done()
 	err := l.Close()
 	l.tasks.Wait()
+	l.line.empty(l)
 	return err
 }
 
@@ -249,38 +251,48 @@ func (l *Listener) acceptPlain(_ context.Context, conn *net.TCPConn, remote neti
 	l.tasks.Go(func() { l.servePlain(conn, half, remote) })
 }
 
-func (l *Listener) acceptTLS(ctx context.Context, conn *net.TCPConn, remote netip.AddrPort) {
-	half := &halfOpen{l: l, addr: remote.Addr(), deadline: time.Now().Add(l.cfg.HelloTimeout)}
-	select {
-	case l.handshakes <- struct{}{}:
-	case <-ctx.Done():
+func (l *Listener) acceptTLS(_ context.Context, conn *net.TCPConn, remote netip.AddrPort) {
+	l.line.join(standing{conn, remote})
+}
+
+// handshake serves a connection that is first in the line.
+func (l *Listener) handshake(ctx context.Context, conn *net.TCPConn, remote netip.AddrPort) {
+	half := &halfOpen{l: l, addr: remote.Addr()}
+	wire := &wire{tcp: conn}
+	wire.turn = &turn{line: &l.line, conn: conn, begun: func() { l.setDeadlines(conn, half) }}
+	session := tls.Server(wire, l.certs.tcp())
+	l.setDeadlines(conn, half)
+	err := session.HandshakeContext(ctx)
+	wire.turn.end()
+	wire.turn = nil
+	l.line.leave()
+	if err != nil {
+		if errors.Is(err, errLine) {
+			l.refused.Add(1)
+		}
+		l.log.Debug("TLS handshake failed", "remote", remote, "err", err)
 		half.end()
 		_ = conn.Close()
 		return
 	}
-	l.tasks.Go(func() {
-		wire := &wire{tcp: conn}
-		session := tls.Server(wire, l.certs.tcp())
-		_ = conn.SetDeadline(time.Now().Add(l.cfg.HandshakeTimeout))
-		err := session.HandshakeContext(ctx)
-		<-l.handshakes
-		if err != nil {
-			l.log.Debug("TLS handshake failed", "remote", remote, "err", err)
-			half.end()
-			_ = conn.Close()
-			return
-		}
-		_ = conn.SetDeadline(time.Time{})
-		switch {
-		case session.ConnectionState().NegotiatedProtocol != proto.ALPN:
-			half.end()
-			l.http.offer(session)
-		case l.pollers != nil:
-			l.pollers.park(conn, &parkedTLS{wire: wire, conn: session}, half, remote)
-		default:
-			l.serveStream(tcpStream{Conn: session, half: conn}, TransportTCP, half, remote)
-		}
-	})
+	_ = conn.SetDeadline(time.Time{})
+	switch {
+	case session.ConnectionState().NegotiatedProtocol != proto.ALPN:
+		half.end()
+		l.http.offer(session)
+	case l.pollers != nil:
+		l.pollers.park(conn, &parkedTLS{wire: wire, conn: session}, half, remote)
+	default:
+		l.serveStream(tcpStream{Conn: session, half: conn}, TransportTCP, half, remote)
+	}
+}
+
+// setDeadlines starts the time of a handshake and of the Hello behind it: what a
+// client waits for its turn is not its own.
+func (l *Listener) setDeadlines(conn *net.TCPConn, half *halfOpen) {
+	now := time.Now()
+	half.deadline = now.Add(l.cfg.HelloTimeout)
+	_ = conn.SetDeadline(now.Add(l.cfg.HandshakeTimeout))
 }
 
 // halfOpen is what a connection before login holds of the limits.

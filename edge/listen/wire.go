@@ -12,11 +12,23 @@ import (
 type wire struct {
 	tcp    *net.TCPConn // nil once parked
 	parked *parked
+	turn   *turn // nil after the handshake
+}
+
+// takeTurn waits for the handshake's turn, when the client's hello has come.
+func takeTurn(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+	if w, ok := hello.Conn.(*wire); ok && w.turn != nil {
+		return nil, w.turn.begin(hello.Context())
+	}
+	return nil, nil
 }
 
 func (w *wire) Read(b []byte) (int, error) {
 	if w.parked != nil {
 		return w.parked.tlsRead(b)
+	}
+	if w.turn != nil {
+		w.turn.end() // now the client has something to do
 	}
 	return w.tcp.Read(b)
 }
