@@ -26,6 +26,10 @@ const quicIdle = 90 * time.Second
 // and started again: TCP is told at once, QUIC when it next sends.
 const quicKeepAlive = 15 * time.Second
 
+// quicSilence is how long a server may say nothing at all in a QUIC handshake:
+// one that is not there says nothing, one that is crowded refuses.
+const quicSilence = 5 * time.Second
+
 // wire is one established connection, before or after Hello.
 type wire struct {
 	rw        io.ReadWriter
@@ -40,7 +44,7 @@ type wire struct {
 func dial(ctx context.Context, cfg *Config, server string) (*wire, error) {
 	switch cfg.Transport {
 	case QUIC:
-		return dialQUIC(ctx, cfg, server, cfg.DialTimeout)
+		return dialQUIC(ctx, cfg, server, min(cfg.DialTimeout, quicSilence))
 	case TCP:
 		return dialTLS(ctx, cfg, server)
 	case Plain:
