@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"runtime"
 	"sync"
 	"syscall"
 	"testing"
@@ -57,68 +56,6 @@ func (c *deafConn) Read([]byte) (int, error) {
 
 func ended(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) }
 
-// Whoever has waited for too long when a place becomes free is refused, and the
-// next is served: a handshake its client does not wait for would keep it waiting.
-func TestLateHandshakesAreRefused(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		t.Skip("how long a client waits is known on Linux only")
-	}
-	l := start(t, Config{HandshakesMax: 1, HandshakeTimeout: 400 * time.Millisecond, LineWaitMax: 100 * time.Millisecond}, &echo{})
-	silent(t, l)
-	eventually(t, "the place is taken", func() bool { return l.Stats().HalfOpen == 1 && len(l.line.standing) == 0 })
-	if _, err := tryDial(l, TransportTCP); !ended(err) {
-		t.Errorf("a client that waited for the silent one's time-out: %v", err)
-	}
-	if n := l.Stats().Refused; n != 1 {
-		t.Errorf("%d are counted as refused", n)
-	}
-	p := dial(t, l, TransportTCP)
-	p.send(t, []byte("hello"))
-	p.expect(t, "hello")
-	eventually(t, "nothing is half-open", func() bool { return l.Stats().HalfOpen == 0 })
-}
-
-// The same holds for the turn to compute.
-func TestLateTurnsAreRefused(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		t.Skip("how long a client waits is known on Linux only")
-	}
-	l := start(t, Config{LineWaitMax: 100 * time.Millisecond}, &echo{})
-	for range cap(l.line.turns) {
-		l.line.turns <- struct{}{}
-	}
-	var late error
-	var dialling sync.WaitGroup
-	dialling.Go(func() { _, late = tryDial(l, TransportTCP) })
-	eventually(t, "it has begun", func() bool { return l.Stats().HalfOpen == 1 && len(l.line.standing) == 0 })
-	<-time.After(300 * time.Millisecond)
-	for range cap(l.line.turns) {
-		<-l.line.turns
-	}
-	dialling.Wait()
-	if on, ok := errors.AsType[*net.OpError](late); !ok || on.Op != "remote error" {
-		t.Errorf("a client whose turn came late: %v", late)
-	}
-	if n := l.Stats().Refused; n != 1 {
-		t.Errorf("%d are counted as refused", n)
-	}
-	dial(t, l, TransportTCP)
-}
-
-// Nothing is computed for a client that has given up in the line.
-func TestWhoLeftTheLineIsPassedOver(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		t.Skip("that a client has gone is known on Linux only")
-	}
-	h := &echo{}
-	l := start(t, Config{HandshakesMax: 1, HandshakeTimeout: 400 * time.Millisecond}, h)
-	silent(t, l)
-	eventually(t, "the place is taken", func() bool { return l.Stats().HalfOpen == 1 && len(l.line.standing) == 0 })
-	_ = onlyHello(t, l).Close()
-	eventually(t, "it is refused", func() bool { return l.Stats().Refused == 1 })
-	eventually(t, "nothing is half-open", func() bool { return l.Stats().HalfOpen == 0 })
-}
-
 // A client that leaves its handshake unfinished keeps a place, but no turn.
 func TestUnfinishedHandshakesKeepNoTurn(t *testing.T) {
 	l := start(t, Config{HandshakeTimeout: patience, HelloTimeout: patience, ExemptLoopback: true}, &echo{})
@@ -128,6 +65,28 @@ func TestUnfinishedHandshakesKeepNoTurn(t *testing.T) {
 	p := dial(t, l, TransportTCP)
 	p.send(t, []byte("hello"))
 	p.expect(t, "hello")
+}
+
+// What a client waits for its turn is not taken off its time for the handshake.
+func TestWaitingInLineTakesNoTime(t *testing.T) {
+	const limit = 3 * time.Second
+	l := start(t, Config{HandshakeTimeout: limit, HelloTimeout: limit, LineWaitMax: patience}, &echo{})
+	for range cap(l.line.turns) {
+		l.line.turns <- struct{}{}
+	}
+	var waited *client
+	var err error
+	var dialling sync.WaitGroup
+	dialling.Go(func() { waited, err = tryDial(l, TransportTCP) })
+	<-time.After(limit + 500*time.Millisecond)
+	for range cap(l.line.turns) {
+		<-l.line.turns
+	}
+	if dialling.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	waited.send(t, []byte("hello"))
+	waited.expect(t, "hello")
 }
 
 // Who still stands in line when the listener ends is not left without an end.
