@@ -11,11 +11,18 @@ deploy/dev/lint.sh
 step 'other systems build'
 GOOS=darwin go build ./...
 GOOS=windows go build ./...
+step 'build for the tests'
+go build -race ./...
+# The tests of whole clusters take longest and wait half of their time, so all
+# others run beside them, one package after the other. A quiet machine of two
+# cores takes a quarter of an hour; the time limits are for what hangs.
 step 'tests'
-# The tests of whole clusters take longest and mostly wait: they begin first, and
-# the others run beside them. A quiet machine of two cores takes a quarter of an
-# hour; the time limit is for what hangs.
-go test -race -count=1 -timeout 30m ./internal/testcluster $(go list ./... | grep -v -e /cell/storage/sim -e /internal/testcluster)
+set -m # a process group of its own, to be ended as one
+go test -race -count=1 -timeout 30m ./internal/testcluster &
+clusters=$!
+set +m
+trap 'kill -- -$clusters 2>/dev/null || true' EXIT
+go test -race -count=1 -timeout 30m -p 1 $(go list ./... | grep -v -e /cell/storage/sim -e /internal/testcluster)
 # The simulation runs in one goroutine at a time: the race detector would only
 # make it see fewer seeds.
 step 'simulation'
@@ -24,3 +31,5 @@ go test -count=1 -timeout 10m ./cell/storage/sim
 # peers are read, about half a minute in all.
 step 'fresh fuzzing'
 FUZZ_TIME=5s deploy/dev/fuzz.sh FuzzClientFrames FuzzApply FuzzLeadReply
+step 'the tests of whole clusters, to their end'
+wait $clusters

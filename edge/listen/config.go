@@ -36,7 +36,8 @@ type Config struct {
 	// HandshakeTimeout bounds a TLS or QUIC handshake.
 	// 0: proto.HandshakeTimeout.
 	HandshakeTimeout time.Duration
-	// SlowWriterTimeout is how long a non-empty queue may make no progress.
+	// SlowWriterTimeout is how long a non-empty queue may make no progress before
+	// the connection is torn down.
 	// 0: 10 s.
 	SlowWriterTimeout time.Duration
 	// CloseFlushTimeout bounds writing the rest of a closing connection.

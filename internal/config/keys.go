@@ -172,6 +172,7 @@ func roleKeys() []Key {
 		{Name: "edge.drain_rate", Help: "Sessions per second that are asked to go elsewhere while the edge is drained.", Roles: edge, Default: 1000},
 		{Name: "edge.messages_under_way", Help: "Unanswered messages of all clients of an edge together; more are refused \"retry later\". More bear more, later. -1: no bound.", Roles: edge, Default: 2048},
 		{Name: "edge.messages_overloaded", Help: "The same while answers are late for so many: fewer are borne then, in time. -1: edge.messages_under_way holds in overload too.", Roles: edge, Default: 144},
+		{Name: "edge.slow_reader_seconds", Help: "How long a client may take nothing of what it is sent before its connection is ended; it misses nothing when it comes back. Seconds.", Roles: edge, Default: 10},
 		{Name: "edge.exempt_loopback", Help: "Lift the limits per address for clients on this machine.", Roles: edge, Default: false},
 
 		{Name: "etcd_server.client", Help: "HOST:PORT for etcd's clients.", Roles: etcd, Example: "127.0.0.1:2379", PerNode: ownByDev},

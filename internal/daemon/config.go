@@ -179,6 +179,7 @@ type EdgeConfig struct {
 	ExemptLoopback bool   `koanf:"exempt_loopback"` // lift the limits per address for loopback peers
 	DrainRate      int    `koanf:"drain_rate"`      // sessions asked per second to go elsewhere; default 1000
 
+	SlowReaderSeconds  int `koanf:"slow_reader_seconds"` // what a client that takes nothing is waited for; default 10
 	MessagesUnderWay   int `koanf:"messages_under_way"`  // unanswered ones of all clients; default 2048, -1: no bound
 	MessagesOverloaded int `koanf:"messages_overloaded"` // the same in overload; default 144, -1: no other bound
 }

@@ -255,7 +255,7 @@ func newEdge(cfg Config, env Env) (*Daemon, error) {
 		MessagesUnderWayMax: cfg.Edge.MessagesUnderWay, MessagesOverloadedMax: cfg.Edge.MessagesOverloaded,
 	}, Listen: listen.Config{
 		Addr: cfg.Edge.Listen, PlaintextAddr: cfg.Edge.Plaintext, ExemptLoopback: cfg.Edge.ExemptLoopback,
-		StatelessResetKey: resetKey,
+		StatelessResetKey: resetKey, SlowWriterTimeout: time.Duration(cfg.Edge.SlowReaderSeconds) * time.Second,
 	}}, edge.Deps{
 		Node: proto.NodeID(cfg.Node), Directory: m.cluster, Dialer: m.dialer, Locator: m.locator, Keys: m.cluster,
 		Accounts: controlclient.NewAccounts(m.cluster, m.dialer), TLS: func() *tls.Config { return webTLS },
