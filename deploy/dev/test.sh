@@ -16,17 +16,18 @@ go build -race ./...
 # The tests of whole clusters take longest and wait half of their time, so all
 # others run beside them, one package after the other. A quiet machine of two
 # cores takes a quarter of an hour; the time limits are for what hangs.
+alone='/cell/storage/(sim|state)$|/edge/admission$|/internal/archtest$'
 step 'tests'
 set -m # a process group of its own, to be ended as one
 go test -race -count=1 -timeout 30m ./internal/testcluster &
 clusters=$!
 set +m
 trap 'kill -- -$clusters 2>/dev/null || true' EXIT
-go test -race -count=1 -timeout 30m -p 1 $(go list ./... | grep -v -e /cell/storage/sim -e /internal/testcluster)
-# The simulation runs in one goroutine at a time: the race detector would only
-# make it see fewer seeds.
-step 'simulation'
-go test -count=1 -timeout 10m ./cell/storage/sim
+go test -race -count=1 -timeout 30m -p 1 $(go list ./... | grep -v -E "/internal/testcluster$|$alone")
+# These run in one goroutine at a time: the race detector would find nothing and
+# make them many times slower, or the simulation see fewer seeds.
+step 'models and simulation'
+go test -count=1 -timeout 10m -p 1 $(go list ./... | grep -E "$alone")
 # The corpora ran with the tests; this looks for what is new where strangers and
 # peers are read, about half a minute in all.
 step 'fresh fuzzing'

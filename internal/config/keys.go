@@ -163,8 +163,7 @@ func roleKeys() []Key {
 		{Name: "files.orphan_age_hours", Help: "How old content without a file must be to be removed, hours.", Roles: cell, Default: 24},
 
 		{Name: "edge.listen", Help: "HOST:PORT for clients, TCP and UDP.", Roles: edge, Example: "0.0.0.0:7443", PerNode: "use --listen"},
-		{Name: "edge.plaintext", Help: "Second HOST:PORT for clients, without TLS, behind a load balancer that ends it. Empty: none.",
-			Roles: edge, PerNode: "use --plaintext"},
+		{Name: "edge.plaintext", Help: "Second HOST:PORT for clients, without TLS, behind a load balancer that ends it. Empty: none.", Roles: edge, PerNode: "use --plaintext"},
 		{Name: "edge.plaintext_advertise", Help: "HOST:PORT that clients without TLS are told when they are to leave another edge; none: they come through balancers, which know. Default: edge.plaintext, unless that is all addresses.", Roles: edge, PerNode: ownByDev},
 		{Name: "edge.advertise", Help: "HOST:PORT clients are told. Empty: the value of edge.listen.", Roles: edge, PerNode: ownByDev},
 		{Name: "edge.cert", Help: "Certificate of the client port, PEM file (`waggle certs web`).", Roles: edge},
