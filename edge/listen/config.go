@@ -67,8 +67,8 @@ type Config struct {
 	// it is logged in, which the SDK does after 10 s. 0: 6 s.
 	LineWaitMax time.Duration
 	// QUICHandshakesMax bounds QUIC handshakes at work; more are refused at
-	// their first datagram. Those of the second half must have proved their
-	// address. 0: 256, which a core or two finish in a quarter of a second.
+	// their first datagram. All but an eighth must have proved their address.
+	// 0: 256, which a core or two finish in a quarter of a second.
 	QUICHandshakesMax int
 	// ExemptLoopback lifts the limits per address for loopback peers.
 	ExemptLoopback bool

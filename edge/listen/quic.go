@@ -25,6 +25,11 @@ const (
 	// have not proved to have the address: datagrams with a forged sender must
 	// not keep its owner out.
 	quicUnprovenShare = 4
+	// quicUnprovenPlaces is the share of the places for handshakes, one in so
+	// many, of those that have not proved their address: strangers who hear no
+	// answer keep such a place until the handshake's time is up, and have answers
+	// sent to them again and again. A proof costs a client one more round trip.
+	quicUnprovenPlaces = 8
 	// quicAddressShare of the places for handshakes is what one address may
 	// hold while these are scarce.
 	quicAddressShare = 8
@@ -40,8 +45,7 @@ func (l *Listener) listenQUIC() error {
 	l.transport = &quic.Transport{
 		Conn: l.udp,
 		VerifySourceAddress: func(from net.Addr) bool {
-			// Half of the places for handshakes are for those who proved their address.
-			return l.quicHandshakes.Load() >= int64(l.cfg.QUICHandshakesMax+1)/2 || l.limiter.suspicious(remoteOf(from).Addr())
+			return l.quicHandshakes.Load() >= int64(max(1, l.cfg.QUICHandshakesMax/quicUnprovenPlaces)) || l.limiter.suspicious(remoteOf(from).Addr())
 		},
 		ConnContext: l.admitQUIC,
 	}
