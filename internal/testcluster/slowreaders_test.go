@@ -67,6 +67,11 @@ func (r *slowReader) connect(c *Cluster, cfg *tls.Config) error {
 	return r.conn.SetDeadline(time.Time{}) // how long all the writing takes is not known
 }
 
+// heartbeat shows the edge that the device is there, though it does not read.
+func (r *slowReader) heartbeat() error {
+	return say(r.conn, &clientpb.ClientFrame{Body: &clientpb.ClientFrame_Heartbeat{Heartbeat: &clientpb.Heartbeat{}}})
+}
+
 // readAll reads until it has n texts, connecting again where the server lost
 // patience.
 func (r *slowReader) readAll(c *Cluster, cfg *tls.Config, n int, text string) error {
@@ -164,7 +169,14 @@ func TestManySlowReaders(t *testing.T) {
 		var wg sync.WaitGroup
 		wg.Go(func() { wait(); done.Store(true) })
 		var all Times
+		var beat time.Time
 		for first := true; first || !done.Load(); first = false {
+			if time.Since(beat) > proto.HeartbeatInterval/2 {
+				beat = time.Now()
+				for _, r := range readers {
+					_ = r.heartbeat() // one that was ended connects again, later
+				}
+			}
 			times := w.Talk(time.Second)
 			all.N, all.P50, all.P99, all.Max = all.N+times.N, max(all.P50, times.P50), max(all.P99, times.P99), max(all.Max, times.Max)
 			for _, node := range []string{"e1", "c1-n1", "c2-n1"} {
@@ -181,6 +193,7 @@ func TestManySlowReaders(t *testing.T) {
 		return proto.DirectThread(aside.ID, senders[i%writers].User.ID).String()
 	}))
 	dropped := c.Gauges(admins["e1"])["waggle_edge_pushes_dropped_total"]
+	began := time.Now()
 	slow, most := during(write(each, func(i int) string { return readers[i].thread }))
 	dropped = c.Gauges(admins["e1"])["waggle_edge_pushes_dropped_total"] - dropped
 	t.Logf("%d devices that do not read, %.1f MB each: %s; without them %s", n, float64(each*len(text))/1e6, slow, calm)
@@ -200,6 +213,7 @@ func TestManySlowReaders(t *testing.T) {
 	}
 	var wg sync.WaitGroup
 	var again atomic.Int64
+	<-time.After(11 * time.Second) // longer than the edge waits if it is not told to
 	for _, r := range readers {
 		wg.Go(func() {
 			if err := r.readAll(c, cfg, each, text); err != nil {
@@ -210,6 +224,11 @@ func TestManySlowReaders(t *testing.T) {
 		})
 	}
 	wg.Wait()
+	// The edge hears no heartbeat of those whose queue is full.
+	took := time.Since(began)
+	if n := again.Load(); n > 0 && took < proto.HeartbeatInterval*proto.HeartbeatSilenceFactor/10 {
+		t.Errorf("%d were ended, though the edge was to wait for them, and all took only %s", n, took)
+	}
 	t.Logf("all have all %d texts; connected again %d times", each, again.Load())
 	w.Check()
 }
