@@ -92,6 +92,7 @@ func (f *Files) Upload(ctx context.Context, o UploadOptions) (File, error) {
 	}
 	if err != nil && statusOf(err) == statusOtherHash {
 		u.book.forget()
+		f.endParts(ctx, u.entry)
 		err = proto.Errorf(proto.CodeCorrupt, "%s has changed while it was uploaded: upload it again", u.entry.Path)
 	}
 	return file, err
@@ -140,9 +141,11 @@ func (f *Files) openUpload(ctx context.Context, o UploadOptions) (*uploading, er
 	}
 	u := &uploading{f: f, o: o, content: content, book: b}
 	u.entry = &bookEntry{User: f.c.tokenUser(), Path: path, Size: info.Size(), ModNS: info.ModTime().UnixNano()}
-	if have := b.load(u.entry); have != nil {
+	have, other := b.load(u.entry)
+	if have != nil {
 		u.entry = have
 	} else {
+		f.endParts(ctx, other)
 		u.begin()
 	}
 	u.meter = newMeter(u.entry.Size, len(u.entry.Parts), o.Progress)
@@ -286,6 +289,22 @@ func (u *uploading) create(ctx context.Context, p *part) error {
 	p.URL = where.Path
 	return u.book.save(u.entry)
 }
+
+// endParts ends what is under way of an upload that will not be gone on with,
+// for it takes the user's quota. It is tried once: what stays there ends by
+// itself, after days.
+func (f *Files) endParts(ctx context.Context, e *bookEntry) {
+	ctx, cancel := context.WithTimeout(ctx, endPartsTimeout)
+	defer cancel()
+	for _, p := range e.Parts {
+		if p.URL != "" {
+			_, _ = f.askOnce(ctx, f.attempts().server(), fileCall{method: http.MethodDelete, path: p.URL}, nil)
+		}
+	}
+}
+
+// endPartsTimeout is for all parts of one upload.
+const endPartsTimeout = 10 * time.Second
 
 // push brings a part up, from where it is, however often it breaks.
 func (u *uploading) push(ctx context.Context, index int) error {

@@ -69,19 +69,24 @@ func openBook(ctx context.Context, dir, path string) (*book, error) {
 }
 
 // load gives what is kept if it fits want: the same file, of the same user, as
-// it was then, in time.
-func (b *book) load(want *bookEntry) *bookEntry {
+// it was then, in time. Otherwise other is what is kept of the user's upload of
+// that path, maybe nothing.
+func (b *book) load(want *bookEntry) (have, other *bookEntry) {
+	other = new(bookEntry)
 	raw, err := os.ReadFile(b.file)
 	if b.file == "" || err != nil {
-		return nil
+		return nil, other
 	}
-	have := new(bookEntry)
-	fits := json.Unmarshal(raw, have) == nil && have.Format == bookFormat && have.User == want.User && have.Path == want.Path &&
-		have.Size == want.Size && have.ModNS == want.ModNS && time.Since(have.Created) < proto.UploadLifetime && have.whole()
-	if !fits {
-		return nil
+	have = new(bookEntry)
+	known := json.Unmarshal(raw, have) == nil && have.Format == bookFormat && have.User == want.User && have.Path == want.Path &&
+		time.Since(have.Created) < proto.UploadLifetime && have.whole()
+	switch {
+	case !known:
+		return nil, other
+	case have.Size != want.Size || have.ModNS != want.ModNS:
+		return nil, have
 	}
-	return have
+	return have, nil
 }
 
 // whole tells whether the parts are those of the file, in order: what a
