@@ -4,6 +4,7 @@ package testcluster
 
 import (
 	"bufio"
+	"bytes"
 	"crypto/tls"
 	"fmt"
 	"slices"
@@ -25,11 +26,12 @@ type pusher struct {
 	thread string
 	conn   *tls.Conn
 	answer *bufio.Reader
+	last   uint64 // id of the newest message
 
 	mu       sync.Mutex // guards the fields below
 	due      map[uint64]time.Time
+	texts    map[uint64]string // of what is unanswered, as due
 	accepted map[string]uint64 // text → seq
-	texts    map[uint64]string
 	took     []time.Duration
 	refused  int
 }
@@ -39,7 +41,7 @@ func (p *pusher) connect(cfg *tls.Config) error {
 	if err != nil {
 		return err
 	}
-	p.conn, p.answer = conn, bufio.NewReaderSize(conn, 64<<10)
+	p.conn, p.answer, p.last = conn, bufio.NewReaderSize(conn, 64<<10), 1
 	if err := say(conn, &clientpb.ClientFrame{Id: 1, Body: &clientpb.ClientFrame_Hello{Hello: &clientpb.Hello{
 		ProtocolVersion: proto.ClientProtocolVersion, Token: p.user.Token, Device: p.user.Device,
 	}}}); err != nil {
@@ -52,15 +54,25 @@ func (p *pusher) connect(cfg *tls.Config) error {
 	return err
 }
 
-func (p *pusher) push(id uint64, text string) error {
-	msg := proto.NewClientMsgID(time.Now())
-	p.mu.Lock()
-	p.due[id], p.texts[id] = time.Now(), text
-	p.mu.Unlock()
+// push sends n messages, which begin with text, in one write.
+func (p *pusher) push(n int, text string) error {
+	var out bytes.Buffer
+	for i := range n {
+		text := fmt.Sprintf("%s %d", text, i)
+		msg := proto.NewClientMsgID(time.Now())
+		p.last++
+		p.mu.Lock()
+		p.due[p.last], p.texts[p.last] = time.Now(), text
+		p.mu.Unlock()
+		if err := say(&out, &clientpb.ClientFrame{Id: p.last, Body: &clientpb.ClientFrame_SendMessage{SendMessage: &clientpb.SendMessage{
+			Thread: p.thread, ClientMsgId: msg[:], Text: &clientpb.TextMessage{Text: text},
+		}}}); err != nil {
+			return err
+		}
+	}
 	_ = p.conn.SetWriteDeadline(time.Now().Add(Wait))
-	return say(p.conn, &clientpb.ClientFrame{Id: id, Body: &clientpb.ClientFrame_SendMessage{SendMessage: &clientpb.SendMessage{
-		Thread: p.thread, ClientMsgId: msg[:], Text: &clientpb.TextMessage{Text: text},
-	}}})
+	_, err := p.conn.Write(out.Bytes())
+	return err
 }
 
 // hearAnswer takes one answer. A refusal must say how long to wait.
@@ -76,9 +88,11 @@ func (p *pusher) hearAnswer() error {
 	if !ok {
 		return fmt.Errorf("an answer to nothing: %v", f)
 	}
+	text := p.texts[f.Id]
 	delete(p.due, f.Id)
+	delete(p.texts, f.Id)
 	if sent := f.GetMessageSent(); sent != nil {
-		p.accepted[p.texts[f.Id]] = sent.Seq
+		p.accepted[text] = sent.Seq
 		p.took = append(p.took, time.Since(due))
 		return nil
 	}
@@ -118,18 +132,21 @@ func offer(t *testing.T, pushers []*pusher, d time.Duration, window int, perSeco
 			defer close(sent)
 			number := 0
 			for time.Since(began) < d {
-				until := number + 1
+				more := 1
 				if window > 0 {
-					slots <- struct{}{}
+					for slots <- struct{}{}; len(slots) < window; more++ {
+						slots <- struct{}{}
+					}
 				} else {
 					time.Sleep(2 * time.Millisecond) // the pace of the load
-					until = int(time.Since(began).Seconds() * perSecond / float64(len(pushers)))
+					more = int(time.Since(began).Seconds()*perSecond/float64(len(pushers))) - number
 				}
-				for ; number < until; number++ {
-					if err := p.push(uint64(time.Now().UnixNano()), fmt.Sprintf("%s %d %d", p.user.Name, began.UnixNano(), number)); err != nil {
-						t.Errorf("%s: %v", p.user.Name, err)
-						return
-					}
+				if err := p.push(more, fmt.Sprintf("%s %d %d", p.user.Name, began.UnixNano(), number)); err != nil {
+					t.Errorf("%s: %v", p.user.Name, err)
+					return
+				}
+				number += more
+				for range more {
 					sent <- struct{}{}
 				}
 			}
