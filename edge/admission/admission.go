@@ -14,7 +14,9 @@
 // bound that falls until nothing is late falls for ever, and does not rise again
 // when the load that was borne before comes back (tried). For the same reason the
 // smaller one does not hold where those who are refused do not wait, and now and
-// then it is tried whether the usual one would do again.
+// then it is tried whether the usual one would do again. Nor does it hold where
+// answers are late under it too: replicas on several nodes wait for each other,
+// and a few messages under way do not fill their CPUs.
 //
 // Who has unanswered messages already needs more room for the next one, ownCost
 // times as many: so those who write now and then find room beside those who send

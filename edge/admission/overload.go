@@ -9,6 +9,7 @@ import "time"
 //	  ▲                                                   │
 //	  ├── nobody was refused for a second ────────────────┤
 //	  ├── the refused do not wait: not again for a while ─┤
+//	  ├── it does not help: not again for a long while ───┤
 //	  └── to see if the usual bound would do now ─────────┘
 //
 // Times are slots.
@@ -22,12 +23,22 @@ type overload struct {
 	refusedAt int64 // last
 
 	late float64 // share of the recent answers
+
+	// Answers since judged, while the smaller bound holds.
+	judged        int64
+	answers, slow int // all, and those that took helpedAfter or more
 }
 
 const (
 	// lateAfter is what an answer takes where messages wait for each other:
 	// several times what one of a full batch does.
 	lateAfter = int64(75 * time.Millisecond / slot)
+	// helpedAfter is what an answer takes where the smaller bound does not help:
+	// about the bar of 50 ms. It is judged by whether half of the answers in
+	// judgedAfter take that long, as a table that is written can make all do for
+	// some tenths of a second.
+	helpedAfter = int64(50 * time.Millisecond / slot)
+	judgedAfter = int64(2 * time.Second / slot)
 	// memory is the weight of an answer among the recent ones.
 	memory = 1.0 / 64
 	// calm is how long nobody is refused when an overload is over.
@@ -49,6 +60,9 @@ func (o *overload) answered(took int64) {
 		late = 1
 	}
 	o.late += memory * (late - o.late)
+	if o.answers++; took >= helpedAfter {
+		o.slow++
+	}
 }
 
 // begin decides whether an overload begins among many that are unanswered.
@@ -64,6 +78,19 @@ func (o *overload) turn(on bool, now int64) {
 	}
 	o.on, o.since = on, now
 	o.late = 0
+	o.judged, o.answers, o.slow = now, 0, 0
+}
+
+// helps tells whether what is accepted under the smaller bound is in time. Where
+// it is not, the CPUs wait for something else than messages: replicas on several
+// nodes for each other, so that fewer under way are only less borne.
+func (o *overload) helps(now int64) bool {
+	if now-o.judged < judgedAfter {
+		return true
+	}
+	slow := 2*o.slow > o.answers
+	o.judged, o.answers, o.slow = now, 0, 0
+	return !slow
 }
 
 // adjust looks at what has been, some times a second: so many were refused, and
@@ -83,6 +110,9 @@ func (o *overload) adjust(now int64, refused, early int) {
 		o.trial = trialMin
 	case ignored:
 		o.turn(false, now)
+	case !o.helps(now):
+		o.turn(false, now)
+		o.notBefore = now + trialMax
 	case now-o.since >= o.trial:
 		o.turn(false, now)
 		o.trial = min(2*o.trial, trialMax)

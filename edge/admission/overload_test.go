@@ -13,6 +13,7 @@ type world struct {
 	gate    *Gate
 	now     time.Time
 	perMs   float64
+	lag     time.Duration // what an answer takes when nobody waits
 	budget  float64
 	queue   []arrival
 	refused int
@@ -66,7 +67,7 @@ func (w *world) run(d time.Duration) (answered, refused float64, p99 time.Durati
 		for _, c := range w.clients {
 			w.offer(c)
 		}
-		for len(w.queue) > 0 && w.budget > 0 {
+		for len(w.queue) > 0 && w.budget > 0 && w.now.Sub(w.queue[0].at) >= w.lag {
 			w.answer(w.queue[0])
 			w.queue = w.queue[1:]
 		}
@@ -205,6 +206,30 @@ func TestThoseWhoDoNotWaitAreLetThrough(t *testing.T) {
 	w.run(3 * time.Second)
 	if w.overloaded() {
 		t.Error("they have stopped waiting, and are refused still")
+	}
+}
+
+// TestASmallerBoundThatDoesNotHelpDoesNotHold: where answers take long even when
+// nobody waits, 144 under way are 1,440 a second and not the 5,000 that are borne.
+func TestASmallerBoundThatDoesNotHelpDoesNotHold(t *testing.T) {
+	w := newWorld(0, 5000)
+	w.lag = 100 * time.Millisecond
+	w.add(1000, sender{rate: 0.006})
+	var overloaded int
+	const minutes = 10
+	answered := 0.0
+	for range minutes * 60 {
+		each, _, _ := w.run(time.Second)
+		answered += each
+		if w.overloaded() {
+			overloaded++
+		}
+	}
+	if overloaded == 0 {
+		t.Error("it was never tried")
+	}
+	if answered /= minutes * 60; answered < 0.95*5000 || overloaded > 3*int(judgedAfter*int64(slot)/int64(time.Second)) {
+		t.Errorf("%.0f/s are answered, for %d seconds the smaller bound holds", answered, overloaded)
 	}
 }
 
