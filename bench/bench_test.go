@@ -66,9 +66,22 @@ func TestAgainstACluster(t *testing.T) {
 	t.Run("closed loop of many beside each other", func(t *testing.T) { // whoever posts two at once must record them as he posts them
 		checkRun(t, RunConfig{Common: commonFor(t, c, client.TCP), Pairs: 2, Window: 40, SizeBytes: SizeBytesMin, Duration: time.Second, Placement: SameCell})
 	})
+	t.Run("answers that are given up", func(t *testing.T) { checkGivenUp(t, commonFor(t, c, client.TCP)) })
 	t.Run("a process that dies", func(t *testing.T) { checkDeadMember(t, commonFor(t, c, client.TCP)) })
 	for _, transport := range []client.Transport{client.Plain, client.TCP, client.QUIC} {
 		t.Run("idle "+string(transport), func(t *testing.T) { checkIdle(t, commonFor(t, c, transport)) })
+	}
+}
+
+// checkGivenUp: a message whose answer is not waited for counts as an error, and
+// what it still brings both people breaks no promise.
+func checkGivenUp(t *testing.T, common Common) {
+	r, err := Run(t.Context(), RunConfig{Common: common, Pairs: 20, Rate: 2000, SizeBytes: 200, Duration: time.Second, Placement: CrossCell, ackTimeout: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Lost+r.Doubled+r.Reordered > 0 || r.Errors["no answer"] == 0 || len(r.Errors) > 1 || r.Received != r.Sent {
+		t.Errorf("%d lost, %d doubled, %d reordered, errors %v; %d received of %d", r.Lost, r.Doubled, r.Reordered, r.Errors, r.Received, r.Sent)
 	}
 }
 

@@ -78,6 +78,8 @@ type RunConfig struct {
 	// Executable is started as `Executable member` for each of several; empty:
 	// all are in this process.
 	Executable string
+
+	ackTimeout time.Duration // 0: [ackTimeout]
 }
 
 // SizeBytesMin leaves room for what tells messages apart.

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -26,7 +27,7 @@ const (
 	// connectTimeout bounds the making of one connection, its waiting for a
 	// place included.
 	connectTimeout = time.Minute
-	// ackTimeout is when a message without answer is given up.
+	// ackTimeout is when a message without answer is given up, by default.
 	ackTimeout = 60 * time.Second
 	// backlogMax bounds the unanswered messages of an open loop. Past it a
 	// message that is due is not sent, and counted as such.
@@ -110,8 +111,16 @@ type load struct {
 	quiet       atomic.Bool // closing: losses do not count
 
 	mu       sync.Mutex     // guards the fields below
+	givenUp  []givenUp      // unanswered for too long
 	errors   map[string]int // by kind
 	refusals map[string]int // "retry later" while it was measured, by kind
+}
+
+// givenUp is a message whose answer was not waited for any longer. Its client
+// goes on sending it, so it may yet be stored, and told to both.
+type givenUp struct {
+	pending  *client.Pending
+	from, to *person
 }
 
 // share is which messages of a load are this process's: every of-th, from
@@ -267,12 +276,13 @@ func (l *load) post(n int64, at time.Duration) func() {
 	}
 	return func() {
 		defer l.outstanding.Add(-1)
-		timeout, cancel := context.WithTimeout(l.ctx, ackTimeout)
+		timeout, cancel := context.WithTimeout(l.ctx, cmp.Or(l.cfg.ackTimeout, ackTimeout))
 		defer cancel()
 		sent, err := pending.Result(timeout)
 		if err != nil {
 			record.Failed(err)
 			l.fail(errorKind(err))
+			l.giveUp(givenUp{pending, p, l.people[to]})
 			return
 		}
 		took := time.Since(l.start) - at
@@ -289,6 +299,12 @@ func (l *load) post(n int64, at time.Duration) func() {
 		p.expected.Add(1)
 		l.people[to].expected.Add(1)
 	}
+}
+
+func (l *load) giveUp(g givenUp) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.givenUp = append(l.givenUp, g)
 }
 
 func (l *load) fail(kind string) {

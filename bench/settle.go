@@ -27,7 +27,7 @@ func (l *load) settle(ctx context.Context) error {
 	defer cancel()
 	tick := time.NewTicker(settleEvery)
 	defer tick.Stop()
-	var late error
+	late := l.awaitGivenUp(ctx)
 	for _, p := range l.people {
 		for {
 			missing := p.expected.Load() - p.events.Load()
@@ -60,6 +60,26 @@ func (l *load) settle(ctx context.Context) error {
 		return fmt.Errorf("read what is stored: %w", err)
 	}
 	return late
+}
+
+// awaitGivenUp waits until the messages whose answers were given up have one all
+// the same: until then nobody's log is at its end.
+func (l *load) awaitGivenUp(ctx context.Context) error {
+	l.mu.Lock()
+	list := l.givenUp
+	l.givenUp = nil
+	l.mu.Unlock()
+	for i, g := range list {
+		_, err := g.pending.Result(ctx)
+		if ctx.Err() != nil {
+			return fmt.Errorf("%d messages have no answer after another %s", len(list)-i, settleTimeout)
+		}
+		if err == nil {
+			g.from.expected.Add(1)
+			g.to.expected.Add(1)
+		}
+	}
+	return nil
 }
 
 // allReceived waits until everybody has been told everything that was stored,
