@@ -34,9 +34,9 @@ const (
 	// several times what one of a full batch does.
 	lateAfter = int64(75 * time.Millisecond / slot)
 	// helpedAfter is what an answer takes where the smaller bound does not help:
-	// about the bar of 50 ms. It is judged by whether half of the answers in
-	// judgedAfter take that long, as a table that is written can make all do for
-	// some tenths of a second.
+	// two slots begun, some 40 ms, of a bar of 50. It is judged by whether half of
+	// the answers in judgedAfter take that long, as a table that is written can
+	// make all do for some tenths of a second.
 	helpedAfter = int64(50 * time.Millisecond / slot)
 	judgedAfter = int64(2 * time.Second / slot)
 	// memory is the weight of an answer among the recent ones.
