@@ -250,6 +250,9 @@ func TestPromisesAreOnDiskWhenTheyAreSent(t *testing.T) {
 				if s.last.index < m.GetIndex() || s.hard.GetTerm() < m.GetTerm() {
 					t.Errorf("%s acknowledges entry %d of term %d and has synced %+v", from.id, m.GetIndex(), m.GetTerm(), s.last)
 				}
+				if told := from.status(1).LastIndex; told < m.GetIndex() {
+					t.Errorf("%s acknowledges entry %d and tells of a log that ends at %d", from.id, m.GetIndex(), told)
+				}
 			case granted && s.hard.GetTerm() == m.GetTerm() && s.hard.GetVote() == m.GetTo(),
 				m.GetType() == raftpb.MsgVote && s.hard.GetTerm() == m.GetTerm() && s.hard.GetVote() == m.GetFrom():
 				votes++

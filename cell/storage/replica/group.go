@@ -262,7 +262,9 @@ func (g *group) singleVoter() bool {
 	return len(g.store.conf.Voters) == 1 && g.store.conf.Voters[0] == g.id && len(g.store.conf.VotersOutgoing) == 0
 }
 
-// publish copies what the loop knows to where others may read it.
+// publish copies what the loop knows to where others may read it. What they
+// read of the log chooses the replica that a lost range restarts from, so it
+// follows every write.
 func (g *group) publish() {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -418,6 +418,9 @@ func (n *Node) writeLog(appends []appendWork, touched []*group, mustSync bool) e
 	if err := b.Commit(opts); err != nil {
 		return fmt.Errorf("replica: node %s cannot write its log: %w", n.cfg.Self, err)
 	}
+	for _, a := range appends {
+		a.g.publish()
+	}
 	return nil
 }
 

@@ -151,6 +151,7 @@ func (n *Node) stateReplaced(g *group, m *raftpb.Message, in *incoming, err erro
 	g.pub.desc, g.pub.hash, g.pub.rules = g.desc, g.machine.State().GetRunningHash(), g.machine.State().GetRules()
 	g.pub.applied, g.pub.appTerm, g.pub.empty = in.at.index, in.at.term, false
 	g.mu.Unlock()
+	g.publish()
 	for _, p := range g.takePending(func(p *proposal) bool { return p.index <= in.at.index }) {
 		p.finish(nil, outcomeUnknown(g.rng))
 	}

@@ -58,6 +58,11 @@ func TestASnapshotReplacesWhatTheFollowerHad(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.setCut(late.id, false)
+	c.sent = func(from, _ *testNode, _ *cellpb.RaftBatch) {
+		if s := late.status(1); from == late && s.Applied > s.LastIndex {
+			t.Errorf("it has applied up to %d and tells of a log that ends at %d", s.Applied, s.LastIndex)
+		}
+	}
 	c.eventually("the snapshot installed", func() bool { return value(t, late.node.metrics.snapshotsInstalled) > 0 })
 	c.equal(1)
 	c.equal(2)

@@ -79,6 +79,7 @@ var keptMoves = []struct {
 	{108758503, "a move back that was cancelled before it began left its learners for ever"},
 	{503700157, "a move inside a cell was ended by the word of a replica that lagged, and left its old replica a learner"},
 	{131354617, "an answer to a run of a program that was over counted as heard"},
+	{741329971, "a replica told of the log it had before its snapshot"},
 }
 
 func TestKeptMoves(t *testing.T) {
