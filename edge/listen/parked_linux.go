@@ -18,8 +18,11 @@ import (
 // parked is a TCP connection without goroutine. Its poller reads, decodes and
 // destroys it; anyone may send. Keep it small: there are many.
 //
-//	open ──Close──► closing (writes the rest, reads and drops) ──► destroyed
-//	  └── peer closed, error, kill ──────────────────────────────►
+//	open ──Close──► closing (queues its last words) ──► sealed (writes the rest)
+//	  │               ──► finished (our side is shut down) ──► destroyed
+//	  └── peer closed, error, kill ───────────────────────────►
+//
+// From closing on what the peer sends is read and dropped.
 //
 // Only the poller closes the descriptor, so that nobody writes into a socket
 // that has since become another's. Others shut the socket down, which wakes
@@ -40,8 +43,7 @@ type parked struct {
 	empty    bool   // the poller's: the socket was read empty in this turn
 
 	mu       sync.Mutex // guards the fields below
-	closing  bool
-	finished bool // our side of the socket is shut down
+	stage    stage
 	high     bool // the queue is too long: nothing is read
 	cause    cause
 	fd       int32  // -1: destroyed
@@ -49,6 +51,16 @@ type parked struct {
 	progress uint32 // when the queue last shrank or was empty; sweepNow
 	out      []byte // bytes for the socket
 }
+
+// stage is how far the end of a parked connection has come.
+type stage uint8
+
+const (
+	stageOpen     stage = iota
+	stageClosing        // only last words are queued: a frame, and TLS' alert
+	stageSealed         // all that will be written is queued
+	stageFinished       // all of it is written, and our side of the socket shut down
+)
 
 func (c *parked) event() unix.EpollEvent {
 	return unix.EpollEvent{Events: c.interest, Fd: c.fd, Pad: int32(c.use)}
@@ -106,13 +118,13 @@ func (c *parked) writable(events uint32) (drained, readable, closing bool) {
 		drained = true
 		c.askLocked()
 	}
-	return drained, !c.high, c.closing
+	return drained, !c.high, c.stage != stageOpen
 }
 
 func (c *parked) paused() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.high || c.closing || c.fd < 0
+	return c.high || c.stage != stageOpen || c.fd < 0
 }
 
 // read gives decrypted bytes.
@@ -180,7 +192,7 @@ func (c *parked) consume(b []byte) bool {
 		c.receiver.Frame(frame)
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		return !c.closing && c.cause == causeNone
+		return c.stage == stageOpen && c.cause == causeNone
 	})
 	if err != nil {
 		c.Close(c.p.l.handler.Refusal(proto.AsError(err)))
@@ -300,7 +312,7 @@ func (c *parked) flushUnlessFullLocked() {
 }
 
 func (c *parked) admitLocked(n int, final bool) bool {
-	if c.fd < 0 || c.cause != causeNone || c.closing && !final {
+	if c.fd < 0 || c.cause != causeNone || c.stage != stageOpen && !final {
 		return false
 	}
 	if !final && len(c.out)+n > c.p.l.cfg.OutBytesMax {
@@ -324,7 +336,7 @@ func (c *parked) appendLocked(b []byte) {
 // flushLocked writes until the socket is full or nothing is left.
 func (c *parked) flushLocked() {
 	written := 0
-	for written < len(c.out) && c.fd >= 0 && !c.finished && c.cause == causeNone {
+	for written < len(c.out) && c.fd >= 0 && c.stage != stageFinished && c.cause == causeNone {
 		n, err := unix.Write(int(c.fd), c.out[written:])
 		if err == unix.EINTR {
 			continue
@@ -344,12 +356,12 @@ func (c *parked) flushLocked() {
 	case written > 0:
 		// Moved down, not cut off: the space before would never be used.
 		c.out = c.out[:copy(c.out, c.out[written:])]
-		if !c.closing { // closing counts from its beginning
+		if c.stage == stageOpen { // closing counts from its beginning
 			c.progress = sweepNow(time.Now())
 		}
 	}
-	if len(c.out) == 0 && c.closing && !c.finished && c.fd >= 0 {
-		c.finished = true
+	if len(c.out) == 0 && c.stage == stageSealed && c.fd >= 0 {
+		c.stage = stageFinished
 		_ = unix.Shutdown(int(c.fd), unix.SHUT_WR)
 	}
 	c.askLocked()
@@ -361,7 +373,7 @@ func (c *parked) askLocked() {
 		return
 	}
 	var want uint32
-	if !c.high || c.closing {
+	if !c.high || c.stage != stageOpen {
 		want |= unix.EPOLLIN
 	}
 	if len(c.out) > 0 || c.high {
@@ -383,11 +395,11 @@ func (c *parked) askLocked() {
 // Close implements [Conn].
 func (c *parked) Close(final []byte) {
 	c.mu.Lock()
-	if c.closing || c.fd < 0 || c.cause != causeNone {
+	if c.stage != stageOpen || c.fd < 0 || c.cause != causeNone {
 		c.mu.Unlock()
 		return
 	}
-	c.closing = true
+	c.stage = stageClosing
 	c.mu.Unlock()
 	if final != nil {
 		c.write(appendFrame(nil, final), true)
@@ -396,6 +408,7 @@ func (c *parked) Close(final []byte) {
 		_ = c.tls.CloseWrite()
 	}
 	c.mu.Lock()
+	c.stage = stageSealed
 	c.progress = sweepNow(time.Now()) // the closing time-out counts from here
 	c.flushLocked()
 	c.mu.Unlock()
@@ -416,15 +429,15 @@ func (c *parked) killLocked(why cause) {
 func (c *parked) sweep(now time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.fd < 0 || c.cause != causeNone || !c.closing && len(c.out) == 0 {
+	if c.fd < 0 || c.cause != causeNone || c.stage == stageOpen && len(c.out) == 0 {
 		return false
 	}
 	waited := time.Duration(sweepNow(now)-c.progress) * time.Millisecond
 	switch {
 	case int32(sweepNow(now)-c.progress) < 0: // progress came after now was read
-	case c.closing && waited >= c.p.l.cfg.CloseFlushTimeout:
+	case c.stage != stageOpen && waited >= c.p.l.cfg.CloseFlushTimeout:
 		c.killLocked(causeAborted)
-	case !c.closing && waited >= c.p.l.cfg.SlowWriterTimeout:
+	case c.stage == stageOpen && waited >= c.p.l.cfg.SlowWriterTimeout:
 		c.killLocked(causeSlowReader)
 	}
 	return true
