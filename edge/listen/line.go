@@ -9,10 +9,6 @@ import (
 	"time"
 )
 
-// turnsPerCPU is how many TLS handshakes for each CPU compute at once. One takes
-// about a third of a millisecond of a CPU.
-const turnsPerCPU = 4
-
 // errLine is why a handshake was refused. The client gets an alert.
 var errLine = errors.New("listen: the line of handshakes is too long")
 
@@ -26,12 +22,13 @@ var errLine = errors.New("listen: the line of handshakes is too long")
 //	                └─────────────────────────┴── too late, or gone: refused
 //
 // A place is for what may wait for the client, a turn for what needs the CPU: a
-// client that sends nothing keeps nobody from computing.
+// client that sends nothing keeps nobody from computing. There is a turn for each
+// CPU: what is runnable beyond that stands in people's way, message by message.
 type line struct {
 	waitMax  time.Duration
 	standing chan standing // as many as may be half open
 	places   chan struct{} // one element per place taken
-	turns    chan struct{} // one element per turn taken
+	turns    chan struct{} // one element per turn taken; about a third of a millisecond each
 }
 
 type standing struct {
@@ -44,7 +41,7 @@ func newLine(cfg Config) line {
 		waitMax:  cfg.LineWaitMax,
 		standing: make(chan standing, cfg.HalfOpenMax),
 		places:   make(chan struct{}, cfg.HandshakesMax),
-		turns:    make(chan struct{}, turnsPerCPU*runtime.GOMAXPROCS(0)),
+		turns:    make(chan struct{}, runtime.GOMAXPROCS(0)),
 	}
 }
 
