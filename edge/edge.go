@@ -31,9 +31,9 @@ type Deps struct {
 	Locator   *cellclient.Locator
 	Keys      token.Keys
 	Accounts  controlpb.AccountsClient
-	// TLS gives the certificates of the moment; needed unless only the
-	// plaintext address is set.
-	TLS func() *tls.Config
+	// TLS has the certificates; needed unless only the plaintext address is
+	// set.
+	TLS *tls.Config
 	// Alternatives are the other edges that take sessions. Nil: none.
 	Alternatives func() []session.Alternative
 	// Leaving is told when this edge begins to send its sessions elsewhere and

@@ -59,7 +59,7 @@ func newSetup(t testing.TB, cfg Config) *setup {
 	var err error
 	s.e, err = New(cfg, Deps{
 		Node: "e1", Directory: s.w, Dialer: dialer, Locator: cellclient.NewLocator(s.w, dialer), Keys: s.keys,
-		TLS:          func() *tls.Config { return certificate },
+		TLS:          certificate,
 		Alternatives: func() []session.Alternative { return *s.others.Load() },
 		Leaving:      s.leaving.Store,
 		Metrics:      prometheus.NewRegistry(),

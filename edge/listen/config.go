@@ -18,10 +18,9 @@ type Config struct {
 	Addr string
 	// PlaintextAddr is host:port for TCP without TLS. Empty: none.
 	PlaintextAddr string
-	// TLS gives the certificates. It is asked for every handshake, so a
-	// reloaded certificate is used at once; returning the same pointer for
-	// the same certificates keeps that cheap. Needed with Addr.
-	TLS func() *tls.Config
+	// TLS has the certificates. With a GetCertificate that follows their files
+	// a new one is used at once. Needed with Addr.
+	TLS *tls.Config
 	// StatelessResetKey, of 32 bytes, lets an edge that was killed tell the
 	// peers of its former connections that they are gone. It must be the same
 	// over restarts. Empty: peers find out by their own time-outs.

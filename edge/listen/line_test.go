@@ -92,7 +92,7 @@ func TestWaitingInLineTakesNoTime(t *testing.T) {
 // Who still stands in line when the listener ends is not left without an end.
 func TestTheLineEndsWithTheListener(t *testing.T) {
 	certificate := testCertificate(t)
-	l, err := New(Config{Addr: "127.0.0.1:0", TLS: func() *tls.Config { return certificate }, HandshakesMax: 1}, &echo{}, nil)
+	l, err := New(Config{Addr: "127.0.0.1:0", TLS: certificate, HandshakesMax: 1}, &echo{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

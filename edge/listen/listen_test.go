@@ -19,6 +19,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -126,9 +127,10 @@ func testCertificate(t testing.TB) *tls.Config {
 
 func start(t testing.TB, cfg Config, h Handler) *Listener {
 	t.Helper()
-	certificate := testCertificate(t)
 	cfg.Addr, cfg.PlaintextAddr = "127.0.0.1:0", "127.0.0.1:0"
-	cfg.TLS = func() *tls.Config { return certificate }
+	if cfg.TLS == nil {
+		cfg.TLS = testCertificate(t)
+	}
 	l, err := New(cfg, h, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -481,6 +483,36 @@ func TestHTTPOnTheSamePorts(t *testing.T) {
 		}
 		if got := get("https://"+l.Addr().String(), &http.Transport{TLSClientConfig: clientTLS("h2"), ForceAttemptHTTP2: true}); got != "HTTP/2.0" {
 			t.Errorf("h2: %q", got)
+		}
+	}
+}
+
+// A certificate that was renewed is used by the next handshake.
+func TestCertificatesAreFollowed(t *testing.T) {
+	var current atomic.Pointer[tls.Certificate]
+	current.Store(&testCertificate(t).Certificates[0])
+	l := start(t, Config{TLS: &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		return current.Load(), nil
+	}}}, &echo{})
+	for range 2 {
+		current.Store(&testCertificate(t).Certificates[0])
+		want := current.Load().Certificate[0]
+		overTCP, err := tls.Dial("tcp", l.Addr().String(), clientTLS(proto.ALPN))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = overTCP.Close() })
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		overQUIC, err := quic.DialAddr(ctx, l.Addr().String(), clientTLS(proto.ALPN), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = overQUIC.CloseWithError(0, "") })
+		for transport, state := range map[Transport]tls.ConnectionState{TransportTCP: overTCP.ConnectionState(), TransportQUIC: overQUIC.ConnectionState().TLS} {
+			if !bytes.Equal(state.PeerCertificates[0].Raw, want) {
+				t.Errorf("%s: another certificate than that of the moment", transport)
+			}
 		}
 	}
 }

@@ -24,7 +24,7 @@ type Listener struct {
 	log     *slog.Logger
 	limiter *limiter
 	sweeper *sweeper
-	certs   certificates
+	tls     *tls.Config // over TCP
 	http    *httpSide
 	pollers *pollers // nil: every TCP connection has a goroutine
 
@@ -64,11 +64,13 @@ func New(cfg Config, handler Handler, log *slog.Logger) (*Listener, error) {
 	l := &Listener{
 		cfg: cfg, handler: handler, log: log,
 		limiter: newLimiter(cfg), sweeper: newSweeper(),
-		certs:     certificates{source: cfg.TLS},
 		http:      newHTTPSide(cfg.HTTP),
 		line:      newLine(cfg),
 		quicBegun: make(chan struct{}, 1),
 		streams:   map[*streamConn]struct{}{},
+	}
+	if cfg.TLS != nil {
+		l.tls = overTCP(cfg.TLS)
 	}
 	err := l.bind()
 	if err == nil && !cfg.Portable {
@@ -260,7 +262,7 @@ func (l *Listener) handshake(ctx context.Context, conn *net.TCPConn, remote neti
 	half := &halfOpen{l: l, addr: remote.Addr()}
 	wire := &wire{tcp: conn}
 	wire.turn = &turn{line: &l.line, conn: conn, begun: func() { l.setDeadlines(conn, half) }}
-	session := tls.Server(wire, l.certs.tcp())
+	session := tls.Server(wire, l.tls)
 	l.setDeadlines(conn, half)
 	err := session.HandshakeContext(ctx)
 	wire.turn.end()

@@ -54,7 +54,7 @@ func (l *Listener) listenQUIC() error {
 		l.transport.StatelessResetKey = &key
 	}
 	var err error
-	l.quic, err = l.transport.Listen(l.certs.quic(), &quic.Config{
+	l.quic, err = l.transport.Listen(overQUIC(l.cfg.TLS), &quic.Config{
 		HandshakeIdleTimeout:           l.cfg.HandshakeTimeout,
 		MaxIdleTimeout:                 l.cfg.QUICIdleTimeout,
 		InitialStreamReceiveWindow:     quicStreamWindowBytes / 4,

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -241,7 +240,6 @@ func newEdge(cfg Config, env Env) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	webTLS := web.TLS()
 	proxies, err := gateway.ParseProxies(cfg.Limits.TrustedProxies)
 	if err != nil {
 		return nil, errors.Join(err, m.close())
@@ -258,7 +256,7 @@ func newEdge(cfg Config, env Env) (*Daemon, error) {
 		StatelessResetKey: resetKey, SlowWriterTimeout: time.Duration(cfg.Edge.SlowReaderSeconds) * time.Second,
 	}}, edge.Deps{
 		Node: proto.NodeID(cfg.Node), Directory: m.cluster, Dialer: m.dialer, Locator: m.locator, Keys: m.cluster,
-		Accounts: controlclient.NewAccounts(m.cluster, m.dialer), TLS: func() *tls.Config { return webTLS },
+		Accounts: controlclient.NewAccounts(m.cluster, m.dialer), TLS: web.TLS(),
 		Alternatives: func() []session.Alternative { return otherEdges(m.cluster, cfg.Node) },
 		Leaving:      m.cluster.SetLeaving,
 		Files:        m.cluster, FilesProxy: proxy,
