@@ -517,6 +517,32 @@ func TestCertificatesAreFollowed(t *testing.T) {
 	}
 }
 
+// ticketCounter is a client's session cache that keeps nothing.
+type ticketCounter struct{ given atomic.Int64 }
+
+func (*ticketCounter) Get(string) (*tls.ClientSessionState, bool) { return nil, false }
+func (c *ticketCounter) Put(string, *tls.ClientSessionState)      { c.given.Add(1) }
+
+// A client that would resume its TLS session is given no ticket for it: one
+// would come before the first answer.
+func TestNoTicketsAreGiven(t *testing.T) {
+	l := start(t, Config{}, &echo{})
+	tickets := new(ticketCounter)
+	cfg := clientTLS(proto.ALPN)
+	cfg.ClientSessionCache = tickets
+	conn, err := tls.Dial("tcp", l.Addr().String(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	c := &client{ReadWriter: conn}
+	c.send(t, []byte("hello"))
+	c.expect(t, "hello")
+	if n := tickets.given.Load(); n != 0 {
+		t.Errorf("%d tickets were given", n)
+	}
+}
+
 func TestHTTP3OnTheSamePort(t *testing.T) {
 	l := start(t, Config{HTTP: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, r.Proto)
