@@ -64,19 +64,21 @@ func (ses *session) findUser(id uint64, q *clientpb.FindUser) {
 func (ses *session) findByID(user uint64, answer func(*clientpb.Card, *proto.Error)) {
 	h, r := ses.host, proto.EntityID(user).Range()
 	unknown := proto.Errorf(proto.CodeUnknownUser, "there is no user %d", user)
-	if _, ok := h.s.cfg.Locator.Route(r); !ok {
-		answer(nil, unknown)
-		return
-	}
-	h.readCards(r, ses.user.id, []uint64{user}, relayTimeout, func(cards *cellpb.Cards, err *proto.Error) {
-		switch {
-		case err != nil:
-			answer(nil, err)
-		case len(cards.Cards) == 0:
+	h.routed(r, func(exists bool) {
+		if !exists {
 			answer(nil, unknown)
-		default:
-			ses.addRelations(cards.Cards, func() { answer(cards.Cards[0], nil) })
+			return
 		}
+		h.readCards(r, ses.user.id, []uint64{user}, relayTimeout, func(cards *cellpb.Cards, err *proto.Error) {
+			switch {
+			case err != nil:
+				answer(nil, err)
+			case len(cards.Cards) == 0:
+				answer(nil, unknown)
+			default:
+				ses.addRelations(cards.Cards, func() { answer(cards.Cards[0], nil) })
+			}
+		})
 	})
 }
 

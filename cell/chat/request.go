@@ -6,6 +6,7 @@ import (
 
 	pb "google.golang.org/protobuf/proto"
 
+	"github.com/waggle-im/waggle/client/cellclient"
 	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
 	clientpb "github.com/waggle-im/waggle/proto/client"
@@ -248,13 +249,30 @@ func (h *host) readUser(user proto.EntityID, done func(*cellpb.UserInfo, *proto.
 		})
 		return
 	}
-	if _, ok := h.s.cfg.Locator.Route(user.Range()); !ok {
-		done(nil, proto.Errorf(proto.CodeUnknownUser, "there is no user %s", user))
-		return
-	}
-	h.relay(user.Range(), &cellpb.RelayRequest{Body: &cellpb.RelayRequest_ReadUser{ReadUser: q}}, func(reply *cellpb.RelayReply, err *proto.Error) {
-		done(reply.GetUser(), err)
+	h.routed(user.Range(), func(exists bool) {
+		if !exists {
+			done(nil, proto.Errorf(proto.CodeUnknownUser, "there is no user %s", user))
+			return
+		}
+		h.relay(user.Range(), &cellpb.RelayRequest{Body: &cellpb.RelayRequest_ReadUser{ReadUser: q}}, func(reply *cellpb.RelayReply, err *proto.Error) {
+			done(reply.GetUser(), err)
+		})
 	})
+}
+
+// routed says whether range r exists: at once when this node knows of it, else
+// when it has heard of it, within [cellclient.RouteWait].
+func (h *host) routed(r proto.RangeID, done func(exists bool)) {
+	until := time.Now().Add(cellclient.RouteWait)
+	var look func()
+	look = func() {
+		if _, ok := h.s.cfg.Locator.Route(r); ok || time.Now().After(until) {
+			done(ok)
+			return
+		}
+		time.AfterFunc(cellclient.RouteLook, func() { h.shard.post(look) })
+	}
+	look()
 }
 
 // history pages through a thread.

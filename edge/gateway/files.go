@@ -114,20 +114,20 @@ func (f *Files) node(r *http.Request, caller *cellclient.Caller) (proto.NodeID, 
 		if _, after, ok := strings.Cut(named, "~"); ok {
 			return f.known(cutNode(after))
 		}
-		return f.near(caller)
+		return f.near(r.Context(), caller)
 	}
 	if link := r.URL.Query().Get("link"); link != "" && caller == nil {
 		node, _, _ := strings.Cut(link, "~")
 		return f.known(node)
 	}
 	if named == "" {
-		return f.near(caller)
+		return f.near(r.Context(), caller)
 	}
 	id, err := proto.ParseFileID(named)
 	if err != nil {
 		return "", proto.Errorf(proto.CodeUnknownFile, "%v", err)
 	}
-	return f.of(id.Owner)
+	return f.of(r.Context(), id.Owner)
 }
 
 // cutNode is the name of a node at the beginning of s.
@@ -152,17 +152,17 @@ func (f *Files) known(name string) (proto.NodeID, error) {
 }
 
 // near is a node of the caller's own cell.
-func (f *Files) near(caller *cellclient.Caller) (proto.NodeID, error) {
+func (f *Files) near(ctx context.Context, caller *cellclient.Caller) (proto.NodeID, error) {
 	if caller == nil {
 		return "", proto.Errorf(proto.CodeBadToken, `the header "Authorization: Bearer TOKEN" is missing: log in`)
 	}
-	return f.of(caller.User)
+	return f.of(ctx, caller.User)
 }
 
 // of is a node of a user's cell, the same one as long as it lives: the parts
 // of a file should come together.
-func (f *Files) of(user proto.EntityID) (proto.NodeID, error) {
-	route, ok := f.Directory.Routes().Lookup(user.Range())
+func (f *Files) of(ctx context.Context, user proto.EntityID) (proto.NodeID, error) {
+	route, ok := cellclient.AwaitRoute(ctx, f.Directory.Routes, user.Range())
 	if !ok {
 		return "", proto.Errorf(proto.CodeUnknownFile, "there is no user %s", user)
 	}

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"net/http"
 
 	"github.com/waggle-im/waggle/client/cellclient"
@@ -53,21 +54,21 @@ func (l *Live) serve(w http.ResponseWriter, r *http.Request) {
 func (l *Live) node(r *http.Request, caller *cellclient.Caller) (proto.NodeID, error) {
 	text := r.PathValue("id")
 	if text == "" {
-		return l.Files.near(caller)
+		return l.Files.near(r.Context(), caller)
 	}
 	id, err := proto.ParseLiveID(text)
 	if err != nil {
 		return "", proto.Errorf(proto.CodeUnknownLive, "%v", err)
 	}
-	return l.NodeOf(id)
+	return l.NodeOf(r.Context(), id)
 }
 
 // NodeOf is a resource node of the cell in which the owner of a livestream
 // lives, the same one as long as it lives.
 //
 // Errors: [proto.CodeUnknownLive], [proto.CodeUnavailable].
-func (l *Live) NodeOf(id proto.LiveID) (proto.NodeID, error) {
-	node, err := l.Files.of(id.Owner)
+func (l *Live) NodeOf(ctx context.Context, id proto.LiveID) (proto.NodeID, error) {
+	node, err := l.Files.of(ctx, id.Owner)
 	if proto.CodeOf(err) == proto.CodeUnknownFile {
 		return "", proto.Errorf(proto.CodeUnknownLive, "there is no livestream %s for you", id)
 	}

@@ -67,7 +67,7 @@ type Config struct {
 	Edge  proto.NodeID
 	Nodes Nodes
 	// NodeOf is a node of the cell of a livestream's owner.
-	NodeOf     func(proto.LiveID) (proto.NodeID, error)
+	NodeOf     func(context.Context, proto.LiveID) (proto.NodeID, error)
 	Log        *slog.Logger // nil: none
 	Recheck    time.Duration
 	CacheBytes int
@@ -271,14 +271,14 @@ func (s *Server) fetch(ctx context.Context, key string) (*http.Response, error) 
 	if err != nil {
 		return nil, err
 	}
-	node, err := s.nodeOf(id)
+	node, err := s.nodeOf(ctx, id)
 	if err != nil {
 		return nil, err
 	}
 	return s.cfg.Nodes.Ask(ctx, node, cellclient.LiveCall{Method: http.MethodGet, Path: path, Query: query})
 }
 
-func (s *Server) nodeOf(id proto.LiveID) (proto.NodeID, error) {
+func (s *Server) nodeOf(ctx context.Context, id proto.LiveID) (proto.NodeID, error) {
 	s.mu.Lock()
 	st := s.streams[id]
 	var node proto.NodeID
@@ -289,7 +289,7 @@ func (s *Server) nodeOf(id proto.LiveID) (proto.NodeID, error) {
 	if node != "" {
 		return node, nil
 	}
-	return s.cfg.NodeOf(id)
+	return s.cfg.NodeOf(ctx, id)
 }
 
 // ask asks a node about sessions: first the one that carries the livestream,
@@ -302,13 +302,13 @@ func (s *Server) ask(ctx context.Context, id proto.LiveID, what string, body, ou
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	call := cellclient.LiveCall{Method: http.MethodPost, Path: "/live/" + id.String() + "/" + what, Body: raw}
-	node, err := s.nodeOf(id)
+	node, err := s.nodeOf(ctx, id)
 	if err != nil {
 		return err
 	}
 	resp, err := s.cfg.Nodes.Ask(ctx, node, call)
 	if err != nil && proto.CodeOf(err) == proto.CodeUnavailable {
-		if other, e := s.cfg.NodeOf(id); e == nil && other != node {
+		if other, e := s.cfg.NodeOf(ctx, id); e == nil && other != node {
 			resp, err = s.cfg.Nodes.Ask(ctx, other, call)
 		}
 	}

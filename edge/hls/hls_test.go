@@ -149,7 +149,7 @@ type rig struct {
 
 func newRig(t *testing.T, change func(*Config)) *rig {
 	n := newNode()
-	cfg := Config{Edge: "e1", Nodes: n, NodeOf: func(proto.LiveID) (proto.NodeID, error) { return "c1-n1", nil }, Recheck: 10 * time.Millisecond}
+	cfg := Config{Edge: "e1", Nodes: n, NodeOf: func(context.Context, proto.LiveID) (proto.NodeID, error) { return "c1-n1", nil }, Recheck: 10 * time.Millisecond}
 	if change != nil {
 		change(&cfg)
 	}

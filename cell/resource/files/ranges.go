@@ -17,7 +17,7 @@ const rangeTimeout = 8 * time.Second
 func (s *Service) ask(ctx context.Context, of proto.EntityID, req *cellpb.RelayRequest) (*cellpb.RelayReply, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rangeTimeout)
 	defer cancel()
-	if _, ok := s.deps.Directory.Routes().Lookup(of.Range()); !ok {
+	if _, ok := cellclient.AwaitRoute(ctx, s.deps.Directory.Routes, of.Range()); !ok {
 		return nil, proto.Errorf(proto.CodeUnknownFile, "there is no user %s", of)
 	}
 	return s.deps.Ranges.Do(ctx, of.Range(), req)
