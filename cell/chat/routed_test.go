@@ -9,6 +9,7 @@ import (
 	"github.com/waggle-im/waggle/client/cellclient"
 	"github.com/waggle-im/waggle/proto"
 	cellpb "github.com/waggle-im/waggle/proto/cell"
+	clientpb "github.com/waggle-im/waggle/proto/client"
 	"github.com/waggle-im/waggle/sharding"
 )
 
@@ -65,6 +66,16 @@ func TestUserOfARangeJustOpened(t *testing.T) {
 		}
 		if wait(cellclient.RouteWait); refused == nil || refused.Code != proto.CodeUnknownUser {
 			t.Fatalf("a user of a range that nobody opened: %v", refused)
+		}
+
+		refused = nil
+		ses := &session{host: h, user: &hostedUser{id: 4096}}
+		ses.findByID(3<<12, func(_ *clientpb.Card, err *proto.Error) { refused = err })
+		if wait(cellclient.RouteWait / 2); refused != nil {
+			t.Fatalf("somebody of range 3 is not found, at once: %v", refused)
+		}
+		if wait(cellclient.RouteWait); refused == nil || refused.Code != proto.CodeUnknownUser {
+			t.Fatalf("looking for somebody of a range that nobody opened: %v", refused)
 		}
 	})
 }
