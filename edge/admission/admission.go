@@ -135,7 +135,7 @@ func (g *Gate) Enter(now time.Time, own int, wait *Wait) (Ticket, time.Duration)
 	defer g.mu.Unlock()
 	g.advance(now)
 	if g.inside >= g.max/crowd {
-		g.overload.begin(g.now)
+		g.overload.arrived(g.now)
 	}
 	bound := g.max
 	if g.overload.on {
@@ -170,7 +170,7 @@ func (g *Gate) Leave(t Ticket, now time.Time) {
 		g.counts[came%slots]--
 		g.underWay--
 	}
-	g.overload.answered(g.now - came)
+	g.overload.answered(g.now, g.now-came)
 }
 
 // Refused is how many messages were, since the start.

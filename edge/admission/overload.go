@@ -4,7 +4,8 @@ import "time"
 
 // overload decides when the smaller bound holds.
 //
-//	        most answers were late, many under way
+//	        most answers are late for a while, many under way,
+//	        and more come than are answered
 //	usual ──────────────────────────────────────────► overloaded
 //	  ▲                                                   │
 //	  ├── nobody was refused for a second ────────────────┤
@@ -22,7 +23,10 @@ type overload struct {
 	notBefore int64 // it begins again
 	refusedAt int64 // last
 
-	late float64 // share of the recent answers
+	late      float64 // share of the recent answers
+	lateSince int64   // most of them are; 0: they are not
+	came      int     // messages since then, and
+	left      int     // answers
 
 	// Answers since judged, while the smaller bound holds.
 	judged        int64
@@ -39,6 +43,11 @@ const (
 	// make all do for some tenths of a second.
 	helpedAfter = int64(50 * time.Millisecond / slot)
 	judgedAfter = int64(2 * time.Second / slot)
+	// patience is how long most answers are late when an overload begins: long
+	// enough to count whether what waits becomes less, as after a stall of a disk.
+	// Load that the usual bound bears and the smaller one does not would pay for
+	// each stall until the next trial.
+	patience = int64(200 * time.Millisecond / slot)
 	// memory is the weight of an answer among the recent ones.
 	memory = 1.0 / 64
 	// calm is how long nobody is refused when an overload is over.
@@ -53,21 +62,30 @@ const (
 	ignoredShare = 4
 )
 
-// answered counts a message that was answered after so many slots.
-func (o *overload) answered(took int64) {
+// answered counts a message that was answered now, after so many slots.
+func (o *overload) answered(now, took int64) {
 	late := 0.0
 	if took >= lateAfter {
 		late = 1
 	}
 	o.late += memory * (late - o.late)
+	switch {
+	case o.late <= 0.5:
+		o.lateSince = 0
+	case o.lateSince == 0:
+		o.lateSince, o.came, o.left = now, 0, 0
+	}
+	o.left++
 	if o.answers++; took >= helpedAfter {
 		o.slow++
 	}
 }
 
-// begin decides whether an overload begins among many that are unanswered.
-func (o *overload) begin(now int64) {
-	if !o.on && o.late > 0.5 && now >= o.notBefore {
+// arrived counts a message that comes while many are unanswered, and decides
+// whether this is the beginning of an overload.
+func (o *overload) arrived(now int64) {
+	o.came++
+	if !o.on && o.lateSince != 0 && now-o.lateSince >= patience && o.came > o.left && now >= o.notBefore {
 		o.turn(true, now)
 	}
 }
@@ -77,7 +95,7 @@ func (o *overload) turn(on bool, now int64) {
 		o.trial = trialMin // what was tried last went well
 	}
 	o.on, o.since = on, now
-	o.late = 0
+	o.late, o.lateSince = 0, 0
 	o.judged, o.answers, o.slow = now, 0, 0
 }
 

@@ -14,6 +14,7 @@ type world struct {
 	now     time.Time
 	perMs   float64
 	lag     time.Duration // what an answer takes when nobody waits
+	stall   time.Time     // it answers nothing until then
 	budget  float64
 	queue   []arrival
 	refused int
@@ -66,6 +67,9 @@ func (w *world) run(d time.Duration) (answered, refused float64, p99 time.Durati
 		w.budget = min(w.budget+w.perMs, w.perMs)
 		for _, c := range w.clients {
 			w.offer(c)
+		}
+		if w.now.Before(w.stall) {
+			w.budget = 0
 		}
 		for len(w.queue) > 0 && w.budget > 0 && w.now.Sub(w.queue[0].at) >= w.lag {
 			w.answer(w.queue[0])
@@ -169,6 +173,21 @@ func TestOverloadEndsWithTheLoad(t *testing.T) {
 	w.run(retryMax + 2*time.Second)
 	if w.overloaded() {
 		t.Error("it goes on")
+	}
+}
+
+// TestAStallIsNoOverload: three quarters of what is borne, and nothing is
+// answered for a while. What gathered is late, and soon over.
+func TestAStallIsNoOverload(t *testing.T) {
+	w := newWorld(0, 8000)
+	w.add(1000, sender{rate: 0.006})
+	w.run(2 * time.Second)
+	for range 5 {
+		w.stall = w.now.Add(250 * time.Millisecond)
+		_, refused, _ := w.run(2 * time.Second)
+		if w.overloaded() || refused > 0 {
+			t.Fatalf("overloaded %v, %.0f/s refused", w.overloaded(), refused)
+		}
 	}
 }
 
