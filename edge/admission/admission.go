@@ -6,7 +6,7 @@
 // batches and so more throughput, up to some hundreds; beyond that only the wait
 // grows, by Little's law in step with their number. So there are two bounds: the
 // usual one leaves room for a thousand people who write at once, and bears most.
-// Where answers stay late although nobody waits for anything else, this is
+// Where answers are late although nobody waits for anything else, this is
 // overload, and a smaller bound holds until it is over: less is borne, in time.
 // docs/PERFORMANCE.md has what several bounds gave.
 //
@@ -46,7 +46,7 @@ const (
 	// ownCost is how many places must be free for each message of a session
 	// that is under way. Alone, one session has a third of the bound.
 	ownCost = 2
-	// crowd is the part of the bound that must be under way for an overload to
+	// crowd is the part of the bound that must be unanswered for an overload to
 	// begin: where there are fewer, refusing some would not serve others sooner.
 	crowd = 4
 	// slot is the grain of the clock.
@@ -134,8 +134,8 @@ func (g *Gate) Enter(now time.Time, own int, wait *Wait) (Ticket, time.Duration)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.advance(now)
-	if g.inside >= g.max/crowd {
-		g.overload.arrived(g.now)
+	if full := g.underWay+ownCost*own >= g.max; full || g.inside >= g.max/crowd {
+		g.overload.begin(g.now, full)
 	}
 	bound := g.max
 	if g.overload.on {
@@ -170,7 +170,7 @@ func (g *Gate) Leave(t Ticket, now time.Time) {
 		g.counts[came%slots]--
 		g.underWay--
 	}
-	g.overload.answered(g.now, g.now-came)
+	g.overload.answered(g.now - came)
 }
 
 // Refused is how many messages were, since the start.

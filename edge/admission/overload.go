@@ -4,8 +4,8 @@ import "time"
 
 // overload decides when the smaller bound holds.
 //
-//	        most answers are late for a while, many under way,
-//	        and more come than are answered
+//	        answers are late and the usual bound is full,
+//	        or they are very late and many are under way
 //	usual ──────────────────────────────────────────► overloaded
 //	  ▲                                                   │
 //	  ├── nobody was refused for a second ────────────────┤
@@ -23,10 +23,7 @@ type overload struct {
 	notBefore int64 // it begins again
 	refusedAt int64 // last
 
-	late      float64 // share of the recent answers
-	lateSince int64   // most of them are; 0: they are not
-	came      int     // messages since then, and
-	left      int     // answers
+	took float64 // by the recent answers, on the mean
 
 	// Answers since judged, while the smaller bound holds.
 	judged        int64
@@ -34,20 +31,20 @@ type overload struct {
 }
 
 const (
-	// lateAfter is what an answer takes where messages wait for each other:
-	// several times what one of a full batch does.
+	// lateAfter is what answers take where messages wait for each other: several
+	// times what one of a full batch does.
 	lateAfter = int64(75 * time.Millisecond / slot)
+	// veryLateAfter is what they take where a server is too slow to be given as
+	// many as the usual bound. It is not less, since a stall, as of a disk that is
+	// slow once, makes answers late too: load that only the usual bound bears would
+	// pay for each until the next trial.
+	veryLateAfter = int64(150 * time.Millisecond / slot)
 	// helpedAfter is what an answer takes where the smaller bound does not help:
 	// two slots begun, some 40 ms, of a bar of 50. It is judged by whether half of
 	// the answers in judgedAfter take that long, as a table that is written can
 	// make all do for some tenths of a second.
 	helpedAfter = int64(50 * time.Millisecond / slot)
 	judgedAfter = int64(2 * time.Second / slot)
-	// patience is how long most answers are late when an overload begins: long
-	// enough to count whether what waits becomes less, as after a stall of a disk.
-	// Load that the usual bound bears and the smaller one does not would pay for
-	// each stall until the next trial.
-	patience = int64(200 * time.Millisecond / slot)
 	// memory is the weight of an answer among the recent ones.
 	memory = 1.0 / 64
 	// calm is how long nobody is refused when an overload is over.
@@ -62,30 +59,24 @@ const (
 	ignoredShare = 4
 )
 
-// answered counts a message that was answered now, after so many slots.
-func (o *overload) answered(now, took int64) {
-	late := 0.0
-	if took >= lateAfter {
-		late = 1
-	}
-	o.late += memory * (late - o.late)
-	switch {
-	case o.late <= 0.5:
-		o.lateSince = 0
-	case o.lateSince == 0:
-		o.lateSince, o.came, o.left = now, 0, 0
-	}
-	o.left++
+// answered counts a message that was answered after so many slots.
+func (o *overload) answered(took int64) {
+	// What waited for longer than young waited for something else, and counts as
+	// one answer among others.
+	o.took += memory * (float64(min(took, slots)) - o.took)
 	if o.answers++; took >= helpedAfter {
 		o.slow++
 	}
 }
 
-// arrived counts a message that comes while many are unanswered, and decides
-// whether this is the beginning of an overload.
-func (o *overload) arrived(now int64) {
-	o.came++
-	if !o.on && o.lateSince != 0 && now-o.lateSince >= patience && o.came > o.left && now >= o.notBefore {
+// begin decides whether an overload begins now that many are unanswered, or full,
+// as many as the usual bound lets through.
+func (o *overload) begin(now int64, full bool) {
+	least := veryLateAfter
+	if full {
+		least = lateAfter
+	}
+	if !o.on && o.took >= float64(least) && now >= o.notBefore {
 		o.turn(true, now)
 	}
 }
@@ -95,7 +86,7 @@ func (o *overload) turn(on bool, now int64) {
 		o.trial = trialMin // what was tried last went well
 	}
 	o.on, o.since = on, now
-	o.late, o.lateSince = 0, 0
+	o.took = 0
 	o.judged, o.answers, o.slow = now, 0, 0
 }
 

@@ -145,6 +145,21 @@ func TestWhatIsAcceptedInOverloadIsNotLate(t *testing.T) {
 	}
 }
 
+// TestOverloadOfSlowAndFastServers: what comes to a slow one while a message
+// counts does not fill the usual bound, so that nobody is refused and all are
+// late; on a fast one a full bound makes nobody very late.
+func TestOverloadOfSlowAndFastServers(t *testing.T) {
+	for _, server := range []struct{ bears, offered float64 }{{6000, 7200}, {20_000, 30_000}} {
+		w := newWorld(0, server.bears)
+		w.add(1000, sender{rate: server.offered / 1e6})
+		w.run(5 * time.Second)
+		answered, _, p99 := w.run(10 * time.Second)
+		if !w.overloaded() || answered < 0.9*server.bears || p99 > 50*time.Millisecond {
+			t.Errorf("of %.0f/s: overloaded %v, %.0f/s answered, 99 %% within %s", server.offered, w.overloaded(), answered, p99)
+		}
+	}
+}
+
 // TestTrialsAreFew: of a long overload, little is spent on trying whether it is
 // over.
 func TestTrialsAreFew(t *testing.T) {
@@ -177,13 +192,14 @@ func TestOverloadEndsWithTheLoad(t *testing.T) {
 }
 
 // TestAStallIsNoOverload: three quarters of what is borne, and nothing is
-// answered for a while. What gathered is late, and soon over.
+// answered for a while. What gathered is late, and soon over: the smaller bound,
+// which may bear less than this load, would hold until the next trial.
 func TestAStallIsNoOverload(t *testing.T) {
 	w := newWorld(0, 8000)
 	w.add(1000, sender{rate: 0.006})
 	w.run(2 * time.Second)
 	for range 5 {
-		w.stall = w.now.Add(250 * time.Millisecond)
+		w.stall = w.now.Add(130 * time.Millisecond)
 		_, refused, _ := w.run(2 * time.Second)
 		if w.overloaded() || refused > 0 {
 			t.Fatalf("overloaded %v, %.0f/s refused", w.overloaded(), refused)
@@ -261,6 +277,21 @@ func TestACellAwayIsNoOverload(t *testing.T) {
 	answered, refused, p99 := w.run(20 * time.Second)
 	if w.overloaded() || refused > 0 || answered < 0.95*4000 || p99 > 50*time.Millisecond {
 		t.Errorf("overloaded %v, %.0f/s answered, %.0f/s refused, 99 %% within %s", w.overloaded(), answered, refused, p99)
+	}
+}
+
+// TestOneOldAnswerIsNoOverload: that of a range that has moved, after a minute.
+func TestOneOldAnswerIsNoOverload(t *testing.T) {
+	g := New(0, 0)
+	old, _ := g.Enter(g.start, 0, new(Wait))
+	now := g.start.Add(time.Minute)
+	for range UnderWayMax / 2 {
+		g.Enter(now, 0, new(Wait))
+	}
+	g.Leave(old, now)
+	g.Enter(now, 0, new(Wait))
+	if g.Overloaded(now) {
+		t.Error("this is an overload")
 	}
 }
 
