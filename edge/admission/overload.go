@@ -5,7 +5,7 @@ import "time"
 // overload decides when the smaller bound holds.
 //
 //	        answers are late and the usual bound is full,
-//	        or they are very late and many are under way
+//	        or they are late for long and many are under way
 //	usual ──────────────────────────────────────────► overloaded
 //	  ▲                                                   │
 //	  ├── nobody was refused for a second ────────────────┤
@@ -23,7 +23,8 @@ type overload struct {
 	notBefore int64 // it begins again
 	refusedAt int64 // last
 
-	took float64 // by the recent answers, on the mean
+	took     float64 // by the recent answers, on the mean
+	tookLong float64 // the same, of many more answers
 
 	// Answers since judged, while the smaller bound holds.
 	judged        int64
@@ -34,11 +35,6 @@ const (
 	// lateAfter is what answers take where messages wait for each other: several
 	// times what one of a full batch does.
 	lateAfter = int64(75 * time.Millisecond / slot)
-	// veryLateAfter is what they take where a server is too slow to be given as
-	// many as the usual bound. It is not less, since a stall, as of a disk that is
-	// slow once, makes answers late too: load that only the usual bound bears would
-	// pay for each until the next trial.
-	veryLateAfter = int64(150 * time.Millisecond / slot)
 	// helpedAfter is what an answer takes where the smaller bound does not help:
 	// two slots begun, some 40 ms, of a bar of 50. It is judged by whether half of
 	// the answers in judgedAfter take that long, as a table that is written can
@@ -47,6 +43,10 @@ const (
 	judgedAfter = int64(2 * time.Second / slot)
 	// memory is the weight of an answer among the recent ones.
 	memory = 1.0 / 64
+	// longMemory is the same where the usual bound is not full: a tenth of a
+	// second. A stall, as of a disk that is slow once, makes answers late too, and
+	// load that only the usual bound bears would pay for it until the next trial.
+	longMemory = memory / 16
 	// calm is how long nobody is refused when an overload is over.
 	calm = int64(time.Second / slot)
 	// The first trial fails at the cost of some tenths of a second of late
@@ -63,7 +63,9 @@ const (
 func (o *overload) answered(took int64) {
 	// What waited for longer than young waited for something else, and counts as
 	// one answer among others.
-	o.took += memory * (float64(min(took, slots)) - o.took)
+	counts := float64(min(took, slots))
+	o.took += memory * (counts - o.took)
+	o.tookLong += longMemory * (counts - o.tookLong)
 	if o.answers++; took >= helpedAfter {
 		o.slow++
 	}
@@ -72,11 +74,11 @@ func (o *overload) answered(took int64) {
 // begin decides whether an overload begins now that many are unanswered, or full,
 // as many as the usual bound lets through.
 func (o *overload) begin(now int64, full bool) {
-	least := veryLateAfter
+	took := o.tookLong
 	if full {
-		least = lateAfter
+		took = o.took
 	}
-	if !o.on && o.took >= float64(least) && now >= o.notBefore {
+	if !o.on && took >= float64(lateAfter) && now >= o.notBefore {
 		o.turn(true, now)
 	}
 }
@@ -86,7 +88,7 @@ func (o *overload) turn(on bool, now int64) {
 		o.trial = trialMin // what was tried last went well
 	}
 	o.on, o.since = on, now
-	o.took = 0
+	o.took, o.tookLong = 0, 0
 	o.judged, o.answers, o.slow = now, 0, 0
 }
 
