@@ -23,7 +23,7 @@ type overload struct {
 	notBefore int64 // it begins again
 	refusedAt int64 // last
 
-	took     float64 // by the recent answers, on the mean
+	took     float64 // by the recent answers, on the mean; at most slots each
 	tookLong float64 // the same, of many more answers
 
 	// Answers since judged, while the smaller bound holds.
@@ -41,7 +41,8 @@ const (
 	// make all do for some tenths of a second.
 	helpedAfter = int64(50 * time.Millisecond / slot)
 	judgedAfter = int64(2 * time.Second / slot)
-	// memory is the weight of an answer among the recent ones.
+	// memory is the weight of an answer among the recent ones: of some milliseconds,
+	// since well above what is borne answers are late in lumps.
 	memory = 1.0 / 64
 	// longMemory is the same where the usual bound is not full: a tenth of a
 	// second. A stall, as of a disk that is slow once, makes answers late too, and

@@ -147,7 +147,7 @@ func TestWhatIsAcceptedInOverloadIsNotLate(t *testing.T) {
 
 // TestOverloadOfSlowAndFastServers: what comes to a slow one while a message
 // counts does not fill the usual bound, so that nobody is refused and all are
-// late; on a fast one a full bound makes nobody very late.
+// late; on a fast one answers of a full bound take 100 ms.
 func TestOverloadOfSlowAndFastServers(t *testing.T) {
 	for _, server := range []struct{ bears, offered float64 }{{6000, 7200}, {20_000, 30_000}} {
 		w := newWorld(0, server.bears)
@@ -156,6 +156,38 @@ func TestOverloadOfSlowAndFastServers(t *testing.T) {
 		answered, _, p99 := w.run(10 * time.Second)
 		if !w.overloaded() || answered < 0.9*server.bears || p99 > 50*time.Millisecond {
 			t.Errorf("of %.0f/s: overloaded %v, %.0f/s answered, 99 %% within %s", server.offered, w.overloaded(), answered, p99)
+		}
+	}
+}
+
+// TestAnOverloadThatFillsTheBoundIsNoticedAtOnce, by the answers of some
+// milliseconds. While there is room they may be those of a stall.
+func TestAnOverloadThatFillsTheBoundIsNoticedAtOnce(t *testing.T) {
+	for _, full := range []bool{true, false} {
+		g := New(0, 0)
+		var tickets []Ticket
+		enter := func(n int, now time.Time) {
+			for range n {
+				if ticket, _ := g.Enter(now, 0, new(Wait)); ticket != 0 {
+					tickets = append(tickets, ticket)
+				}
+			}
+		}
+		enter(UnderWayMax, g.start)
+		now := g.start.Add(100 * time.Millisecond)
+		const answers = 200
+		for _, ticket := range tickets[:answers] {
+			g.Leave(ticket, now)
+		}
+		enter(answers-1, now)
+		if g.Overloaded(now) {
+			t.Fatal("there is room for one more, and this is an overload")
+		}
+		if full {
+			enter(2, now)
+		}
+		if g.Overloaded(now) != full {
+			t.Errorf("full %v, overloaded %v", full, g.Overloaded(now))
 		}
 	}
 }
@@ -280,11 +312,11 @@ func TestACellAwayIsNoOverload(t *testing.T) {
 	}
 }
 
-// TestOneOldAnswerIsNoOverload: that of a range that has moved, after a minute.
+// TestOneOldAnswerIsNoOverload: that of a cell that was away for ten minutes.
 func TestOneOldAnswerIsNoOverload(t *testing.T) {
 	g := New(0, 0)
 	old, _ := g.Enter(g.start, 0, new(Wait))
-	now := g.start.Add(time.Minute)
+	now := g.start.Add(10 * time.Minute)
 	for range UnderWayMax / 2 {
 		g.Enter(now, 0, new(Wait))
 	}
